@@ -1,0 +1,1 @@
+//! Everything that touches the host or the network: capture, resolve, serving, wiring.

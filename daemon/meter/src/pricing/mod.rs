@@ -1,0 +1,1 @@
+//! Signed prices, and what an exchange cost by them.

@@ -1,0 +1,1 @@
+//! Cgroup paths to container, pod and unit. Stub body replaced by its owner.

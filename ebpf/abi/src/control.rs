@@ -1,0 +1,145 @@
+//! Keys and values of the maps that main and the attacher fill, and the settings fixed at load.
+
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout};
+
+/// Bytes of a reversed name in the host trie. Longer names are matched by their last 128 bytes.
+pub const HOST_KEY_BYTES: usize = 128;
+
+/// Key of the `HOSTS` LPM trie: a lower-case name, reversed. An exact name ends with a zero byte, a domain whose
+/// subdomains match ends with a dot (`moc.ianepo.ipa\0`, `moc.ianepo.ipa.`).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct HostKey {
+    /// Significant bits of `name`.
+    pub prefix_bits: u32,
+    /// The reversed name.
+    pub name: [u8; HOST_KEY_BYTES],
+}
+
+crate::wire_enum! {
+    /// What is known of a session; decides what leaves the kernel.
+    Verdict {
+        /// No name seen: prefixes only.
+        Unknown = 0,
+        /// An AI provider: plaintext is captured.
+        Ai = 1,
+        /// Not an AI provider: nothing is copied.
+        NotAi = 2,
+        /// An AI provider whose content is not wanted (any more): bytes are counted, nothing is copied.
+        MetadataOnly = 3,
+    }
+}
+
+/// Key of the `SESSIONS` map.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SessionKey {
+    /// The `SSL*`.
+    pub ssl: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of the `SESSIONS` map. Written by the kernel; main writes `VERDICTS` instead, so that no update is lost.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SessionState {
+    /// First sight, `CLOCK_MONOTONIC` ns: the generation of a reused `SSL*`.
+    pub opened_ns: u64,
+    /// Start of the process.
+    pub start_ns: u64,
+    /// Bytes written since arming.
+    pub sent: u64,
+    /// Bytes read since arming.
+    pub received: u64,
+    /// Next sequence number.
+    pub seq: u32,
+    /// A [`Verdict`].
+    pub verdict: u32,
+    /// Prefixes handed out.
+    pub prefix_writes: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Key of the `VERDICTS` map: main's decision on a session of unknown name, or to stop capturing one.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct VerdictKey {
+    /// The `SSL*`.
+    pub ssl: u64,
+    /// [`SessionState::opened_ns`] of the session meant: a reused address is another session.
+    pub opened_ns: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// An offset that is not known on this kernel.
+pub const OFFSET_UNKNOWN: u32 = u32::MAX;
+
+/// Fixed at load, read-only afterwards: where the kernel keeps what the programs read. Offsets in bytes, from the
+/// kernel's BTF or from tracefs `format` files; [`OFFSET_UNKNOWN`] where the kernel does not say.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct Settings {
+    /// `sock:inet_sock_set_state`: field `skaddr`.
+    pub tp_skaddr: u32,
+    /// Field `oldstate`.
+    pub tp_oldstate: u32,
+    /// Field `newstate`.
+    pub tp_newstate: u32,
+    /// Field `sport`.
+    pub tp_sport: u32,
+    /// Field `dport`.
+    pub tp_dport: u32,
+    /// Field `family`.
+    pub tp_family: u32,
+    /// Field `protocol`.
+    pub tp_protocol: u32,
+    /// Field `saddr`.
+    pub tp_saddr: u32,
+    /// Field `daddr`.
+    pub tp_daddr: u32,
+    /// Field `saddr_v6`.
+    pub tp_saddr_v6: u32,
+    /// Field `daddr_v6`.
+    pub tp_daddr_v6: u32,
+    /// `tcp_sock.bytes_sent`.
+    pub tcp_bytes_sent: u32,
+    /// `tcp_sock.bytes_received`.
+    pub tcp_bytes_received: u32,
+    /// `task_struct.group_leader`.
+    pub task_group_leader: u32,
+    /// `task_struct.start_boottime` (`real_start_time` before 5.5).
+    pub task_start_boottime: u32,
+    /// `task_struct.real_parent`.
+    pub task_real_parent: u32,
+    /// `task_struct.tgid`.
+    pub task_tgid: u32,
+    /// `task_struct.pid`.
+    pub task_pid: u32,
+    /// `task_struct.mm`.
+    pub task_mm: u32,
+    /// `task_struct.signal`.
+    pub task_signal: u32,
+    /// `signal_struct.live` (threads still alive, `atomic_t`).
+    pub signal_live: u32,
+    /// `mm_struct.exe_file`.
+    pub mm_exe_file: u32,
+    /// `file.f_inode`.
+    pub file_f_inode: u32,
+    /// `inode.i_ino`.
+    pub inode_i_ino: u32,
+    /// `inode.i_sb`.
+    pub inode_i_sb: u32,
+    /// `super_block.s_dev`.
+    pub super_block_s_dev: u32,
+    /// Process id of main, whose own traffic is never looked at; filled in by map `SELF`, 0 here.
+    pub reserved: u32,
+    /// `CALL_BYTES_MAX` or less: bytes captured of one library call.
+    pub call_bytes_max: u32,
+}
