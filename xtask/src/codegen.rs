@@ -14,8 +14,17 @@ const SOURCES: &[&str] = &["v1/query.proto"];
 /// What is generated, relative to `proto/src/generated/`.
 const OUTPUTS: &[&str] = &["venturi.v1.rs", "descriptors.bin"];
 
+/// What to do with the generated code.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only check that the committed code belongs to the .proto files
+    #[arg(long)]
+    pub(crate) check: bool,
+}
+
 /// Regenerates the protobuf code; with `check`, only compares and fails with the command that mends a difference.
-pub(crate) fn run(check: bool) -> anyhow::Result<()> {
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    let check = args.check;
     let package = Path::new(env!("CARGO_MANIFEST_DIR")).parent().context("xtask has no parent directory")?.join("proto");
     let committed = package.join("src/generated");
     let fresh = Scratch::new()?;
@@ -75,7 +84,7 @@ impl Drop for Scratch {
 mod tests {
     #[test]
     fn generated_code_is_current() {
-        if let Err(error) = super::run(true) {
+        if let Err(error) = super::run(&super::Args { check: true }) {
             panic!("{error:#}");
         }
     }
