@@ -45,7 +45,10 @@ impl IdentifiedBy {
     pub fn names_provider(self) -> bool {
         matches!(
             self,
-            IdentifiedBy::Sni | IdentifiedBy::HostHeader | IdentifiedBy::TlsHostnameCall | IdentifiedBy::Configured
+            IdentifiedBy::Sni
+                | IdentifiedBy::HostHeader
+                | IdentifiedBy::TlsHostnameCall
+                | IdentifiedBy::Configured
         )
     }
 }

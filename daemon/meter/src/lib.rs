@@ -10,6 +10,7 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod attribution;
+pub mod directory;
 pub mod exchange;
 pub mod money;
 pub mod pipeline;

@@ -38,7 +38,9 @@ mod tests {
 
     #[test]
     fn amounts_print_exactly() {
-        for (pico, text) in [(0, "0"), (1, "0.000000000001"), (12_500_000, "0.0000125"), (3_000_000_000_000, "3")] {
+        for (pico, text) in
+            [(0, "0"), (1, "0.000000000001"), (12_500_000, "0.0000125"), (3_000_000_000_000, "3")]
+        {
             assert_eq!(PicoUsd(pico).to_string(), text);
         }
     }

@@ -29,7 +29,13 @@ pub struct HostEvidence {
 #[derive(Debug)]
 pub enum Input<'a> {
     /// A session began. `joined_late` if bytes may have passed before we saw it.
-    Opened { session: SessionId, process: ProcessKey, workload: Arc<Workload>, host: Option<HostEvidence>, joined_late: bool },
+    Opened {
+        session: SessionId,
+        process: ProcessKey,
+        workload: Arc<Workload>,
+        host: Option<HostEvidence>,
+        joined_late: bool,
+    },
     /// The session's host became known.
     Named { session: SessionId, host: HostEvidence },
     /// The workload behind a session became better known.
@@ -40,7 +46,13 @@ pub enum Input<'a> {
     /// The session moved bytes up to `sent` and `received` and is over.
     Closed { session: SessionId, sent: u64, received: u64 },
     /// A call is known to have been made that was not seen.
-    Missed { process: ProcessKey, workload: Arc<Workload>, host: HostEvidence, started: Moment, reason: Reason },
+    Missed {
+        process: ProcessKey,
+        workload: Arc<Workload>,
+        host: HostEvidence,
+        started: Moment,
+        reason: Reason,
+    },
     /// A connection to be recorded (once, at its end or when the daemon stops).
     Flow { flow: Box<Flow>, workload: Arc<Workload>, started_at: UnixNanos, started: Moment },
     /// Time passed.

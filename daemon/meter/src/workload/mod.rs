@@ -110,7 +110,8 @@ impl Workload {
     /// The stable name that roll-ups group by: pod controller, container name, unit, or executable and user.
     pub fn group_name(&self) -> String {
         if let Some(pod) = &self.pod {
-            let name = pod.controller.as_deref().or(pod.name.as_deref()).or(pod.uid.as_deref()).unwrap_or("pod");
+            let name =
+                pod.controller.as_deref().or(pod.name.as_deref()).or(pod.uid.as_deref()).unwrap_or("pod");
             return match pod.namespace.as_deref() {
                 Some(namespace) => format!("{namespace}/{name}"),
                 None => name.to_owned(),
