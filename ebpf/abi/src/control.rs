@@ -112,6 +112,11 @@ pub struct Settings {
     pub tcp_bytes_sent: u32,
     /// `tcp_sock.bytes_received`.
     pub tcp_bytes_received: u32,
+    /// `tcp_sock.bytes_retrans`: `bytes_sent` counts retransmissions too, this is what they were.
+    pub tcp_bytes_retrans: u32,
+    /// `sock.sk_flags` (`tcp_sock` begins with a `sock`): bit 1, `SOCK_DONE`, is set exactly when the peer's FIN was
+    /// taken, which `bytes_received` counts as one byte.
+    pub sock_sk_flags: u32,
     /// `task_struct.group_leader`.
     pub task_group_leader: u32,
     /// `task_struct.start_boottime` (`real_start_time` before 5.5).
@@ -138,8 +143,41 @@ pub struct Settings {
     pub inode_i_sb: u32,
     /// `super_block.s_dev`.
     pub super_block_s_dev: u32,
-    /// Process id of main, whose own traffic is never looked at; filled in by map `SELF`, 0 here.
-    pub reserved: u32,
     /// `CALL_BYTES_MAX` or less: bytes captured of one library call.
     pub call_bytes_max: u32,
+}
+
+impl Settings {
+    /// Nothing known of the kernel, everything captured of a call.
+    pub const UNKNOWN: Settings = Settings {
+        tp_skaddr: OFFSET_UNKNOWN,
+        tp_oldstate: OFFSET_UNKNOWN,
+        tp_newstate: OFFSET_UNKNOWN,
+        tp_sport: OFFSET_UNKNOWN,
+        tp_dport: OFFSET_UNKNOWN,
+        tp_family: OFFSET_UNKNOWN,
+        tp_protocol: OFFSET_UNKNOWN,
+        tp_saddr: OFFSET_UNKNOWN,
+        tp_daddr: OFFSET_UNKNOWN,
+        tp_saddr_v6: OFFSET_UNKNOWN,
+        tp_daddr_v6: OFFSET_UNKNOWN,
+        tcp_bytes_sent: OFFSET_UNKNOWN,
+        tcp_bytes_received: OFFSET_UNKNOWN,
+        tcp_bytes_retrans: OFFSET_UNKNOWN,
+        sock_sk_flags: OFFSET_UNKNOWN,
+        task_group_leader: OFFSET_UNKNOWN,
+        task_start_boottime: OFFSET_UNKNOWN,
+        task_real_parent: OFFSET_UNKNOWN,
+        task_tgid: OFFSET_UNKNOWN,
+        task_pid: OFFSET_UNKNOWN,
+        task_mm: OFFSET_UNKNOWN,
+        task_signal: OFFSET_UNKNOWN,
+        signal_live: OFFSET_UNKNOWN,
+        mm_exe_file: OFFSET_UNKNOWN,
+        file_f_inode: OFFSET_UNKNOWN,
+        inode_i_ino: OFFSET_UNKNOWN,
+        inode_i_sb: OFFSET_UNKNOWN,
+        super_block_s_dev: OFFSET_UNKNOWN,
+        call_bytes_max: crate::content::CALL_BYTES_MAX as u32,
+    };
 }

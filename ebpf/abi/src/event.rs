@@ -133,9 +133,9 @@ pub struct Closed {
     pub connected_ns: u64,
     /// When it was established; 0 never.
     pub established_ns: u64,
-    /// Payload bytes sent, from `tcp_sock.bytes_sent` less one for a FIN; meaningful if `has_bytes` is 1.
+    /// Payload bytes sent, from `tcp_sock.bytes_sent` less `bytes_retrans`; meaningful if `has_bytes` is 1.
     pub bytes_sent: u64,
-    /// Payload bytes received, from `tcp_sock.bytes_received` less one for a FIN.
+    /// Payload bytes received, from `tcp_sock.bytes_received` less one for the peer's FIN.
     pub bytes_received: u64,
     /// Process that connected.
     pub tgid: u32,
