@@ -1,1 +1,11 @@
-//! .
+//! End to end: the real daemon, real BPF, real clients, one module per promise.
+
+mod accounting;
+mod clients;
+mod contract;
+mod coverage;
+mod faults;
+mod first_calls;
+mod privacy;
+mod workloads;
+mod world;

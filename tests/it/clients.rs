@@ -1,0 +1,106 @@
+//! For each real client: the stored record has the exact model, token classes, cost, process and owner.
+
+use e2e::clients::{self, Call, Client};
+use e2e::daemon::Daemon;
+use e2e::needs_kernel;
+use serde_json::Value;
+
+use crate::world::Lab;
+
+/// Both APIs a client speaks, streamed and not; counts unique within the test.
+fn calls_of(client: Client, seed: &mut u64) -> Vec<Call> {
+    let apis: &[&'static str] = match client {
+        Client::PythonAnthropic | Client::PythonAnthropicAsync => &["messages"],
+        Client::PythonHttpx | Client::NodeFetch | Client::Curl => &["chat", "responses", "messages"],
+        _ => &["chat", "responses"],
+    };
+    let mut calls = Vec::new();
+    for api in apis {
+        for stream in [false, true] {
+            *seed += 1;
+            calls.push(Call::new(api, stream, *seed));
+        }
+    }
+    calls
+}
+
+/// The record of `call` among `records`.
+fn record_of<'a>(call: &Call, records: &'a [Value]) -> Option<&'a Value> {
+    records.iter().find(|record| record["usage"]["input_tokens"] == call.input)
+}
+
+#[test]
+fn every_client_is_recorded_exactly() {
+    needs_kernel!("every_client_is_recorded_exactly");
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let mut seed = 0;
+    let mut problems = Vec::new();
+    for client in Client::ALL {
+        let warm_up = [Call::new(calls_of(*client, &mut seed)[0].api, false, 400_000 + seed)];
+        clients::run(*client, &lab.world, lab.path(), &warm_up).expect("a first run of the executable");
+        let calls = calls_of(*client, &mut seed);
+        let (pid, reports) =
+            clients::run(*client, &lab.world, lab.path(), &calls).expect("the client's reports");
+        assert!(reports.iter().all(e2e::clients::Report::ok), "{client:?} failed: {reports:?}");
+        let all = |records: &[Value]| calls.iter().all(|call| record_of(call, records).is_some());
+        match daemon.calls_until(all) {
+            Ok(records) => {
+                for call in &calls {
+                    let record = record_of(call, &records).expect("just found");
+                    problems.extend(differences(*client, pid, call, record));
+                }
+            }
+            Err(error) => problems.push(format!("{client:?}: {error:#}")),
+        }
+    }
+    assert!(problems.is_empty(), "{}", problems.join("\n"));
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+/// What the record says otherwise than the call.
+fn differences(client: Client, pid: u32, call: &Call, record: &Value) -> Vec<String> {
+    let provider = if call.api == "messages" { "anthropic" } else { "openai" };
+    let mut wanted = vec![
+        ("/provider", Value::from(provider)),
+        ("/requested_model", Value::from(call.model.as_str())),
+        ("/model", Value::from(format!("{}-2026-01-15", call.model))),
+        ("/streaming", Value::from(call.stream)),
+        ("/status", Value::from(200)),
+        ("/usage/input_tokens", Value::from(call.input)),
+        ("/usage/output_tokens", Value::from(call.output)),
+        ("/usage/cache_read_input_tokens", Value::from(call.cached)),
+        ("/owner/tenant", Value::from("default")),
+    ];
+    if call.api != "messages" {
+        wanted.push(("/usage/reasoning_output_tokens", Value::from(call.reasoning)));
+    }
+    // curl is a child of the script: another process.
+    if client != Client::Curl {
+        wanted.push(("/workload/pid", Value::from(pid)));
+    }
+    wanted
+        .into_iter()
+        .filter(|(pointer, want)| record.pointer(pointer) != Some(want))
+        .map(|(pointer, want)| {
+            format!("{client:?} {call:?}: {pointer} is {:?}, not {want}", record.pointer(pointer))
+        })
+        .collect()
+}
+
+/// The laboratory itself: every client is served, whether or not a daemon runs.
+#[test]
+fn the_laboratory_serves_every_client() {
+    needs_kernel!("the_laboratory_serves_every_client");
+    let lab = Lab::new(&["http/1.1"]);
+    let mut seed = 0;
+    for client in Client::ALL {
+        let calls = calls_of(*client, &mut seed);
+        let (_, reports) =
+            clients::run(*client, &lab.world, lab.path(), &calls).expect("the client's reports");
+        assert_eq!(reports.len(), calls.len(), "{client:?}");
+        assert!(reports.iter().all(e2e::clients::Report::ok), "{client:?}: {reports:?}");
+    }
+    let served = lab.ai.requests.load(std::sync::atomic::Ordering::Relaxed);
+    assert_eq!(served, seed, "requests served and calls made");
+}

@@ -1,0 +1,96 @@
+//! What cannot be metered is said, with the reason; what is older than the daemon is found.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::Stdio;
+
+use e2e::clients::{self, Call, Client};
+use e2e::daemon::Daemon;
+use e2e::needs_kernel;
+use e2e::toolbox::Toolbox;
+use serde_json::Value;
+
+use crate::world::Lab;
+
+#[test]
+fn an_http2_session_is_metadata_only_and_invents_nothing() {
+    needs_kernel!("an_http2_session_is_metadata_only_and_invents_nothing");
+    let lab = Lab::new(&["h2", "http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    for run in 0..3 {
+        let calls = [Call::new("chat", true, 700_000 + run)];
+        let running =
+            clients::start(Client::Curl, &lab.world, lab.path(), &calls, &[("LAB_CURL_FLAGS", "--http2")]);
+        let reports = running.expect("a client").reports().expect("its reports");
+        assert!(reports.iter().all(clients::Report::ok), "{reports:?}");
+    }
+    let covered =
+        wait_for_coverage(&daemon, |row| row["reason"] == "http2" && row["verdict"] == "metadata_only");
+    assert_eq!(covered["provider"], "openai", "{covered}");
+    let records = daemon.calls().expect("calls");
+    let invented: Vec<&Value> =
+        records.iter().filter(|record| !record["usage"]["input_tokens"].is_null()).collect();
+    assert!(invented.is_empty(), "{invented:?}");
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+#[test]
+fn processes_and_connections_older_than_the_daemon_are_found() {
+    needs_kernel!("processes_and_connections_older_than_the_daemon_are_found");
+    let lab = Lab::new(&["http/1.1"]);
+    let python = Toolbox::get().python.as_ref().expect("Python with the SDKs");
+    // Connected, one call made, then waiting for a line before each further call.
+    let script = r#"
+import json, sys, openai
+client = openai.OpenAI(api_key="sk-lab-old", max_retries=0)
+for line in sys.stdin:
+    number = int(line)
+    order = f"lab input={number} output=5 cached=0 reasoning=0"
+    client.chat.completions.create(model="gpt-lab", messages=[{"role": "user", "content": order}])
+    print(number, flush=True)
+"#;
+    let mut command = lab.world.command(lab.path(), python).expect("a command");
+    let mut child =
+        command.args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
+    let mut input = child.stdin.take().expect("its input");
+    let mut output = BufReader::new(child.stdout.take().expect("its output"));
+    let mut call = |number: u64| {
+        writeln!(input, "{number}").expect("an order");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("an answer");
+        assert_eq!(line.trim(), number.to_string(), "the call failed");
+    };
+    call(800_001);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let flows = daemon.json_lines(&["flows", "--json"]).expect("flows");
+    let old = |flow: &Value| flow["seen"] == "at_start" && flow["workload"]["pid"] == child.id();
+    let coverage = wait_for_coverage(&daemon, |row| row["workload"]["pid"] == child.id());
+    assert!(flows.iter().any(old) || coverage["workload"]["pid"] == child.id(), "{flows:?} {coverage}");
+    call(800_002);
+    call(800_003);
+    let found = |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == 800_003);
+    let records = daemon.calls_until(found).expect("the last call");
+    assert!(
+        records.iter().all(|record| record["usage"]["input_tokens"] != 800_001),
+        "made before the daemon"
+    );
+    let record =
+        records.iter().find(|record| record["usage"]["input_tokens"] == 800_003).expect("just found");
+    assert_eq!(record["workload"]["pid"], child.id());
+    drop(input);
+    child.wait().expect("its end");
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+/// The first coverage row that satisfies `wanted`, waited for.
+fn wait_for_coverage(daemon: &Daemon, wanted: impl Fn(&Value) -> bool) -> Value {
+    let started = std::time::Instant::now();
+    loop {
+        let doctor = daemon.json_lines(&["doctor", "--json"]).expect("a doctor's report");
+        let rows = doctor[0]["coverage"].as_array().cloned().unwrap_or_default();
+        if let Some(row) = rows.iter().find(|row| wanted(row)) {
+            return row.clone();
+        }
+        assert!(started.elapsed() < e2e::daemon::PATIENCE, "coverage is {rows:?}\n{}", daemon.log());
+        e2e::daemon::pause();
+    }
+}

@@ -1,0 +1,99 @@
+//! Plaintext only where it belongs: one process with both kinds of sessions, and nothing of the other kind anywhere.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::Stdio;
+
+use e2e::daemon::Daemon;
+use e2e::needs_kernel;
+use e2e::toolbox::{Toolbox, workspace};
+use serde_json::{Value, json};
+
+use crate::world::Lab;
+
+const MARKER: &str = "not-for-venturi-7f3a9c51";
+
+#[test]
+fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
+    needs_kernel!("other_sessions_of_an_ai_process_stay_in_the_kernel");
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let python = Toolbox::get().python.as_ref().expect("Python with the SDKs");
+    let (threads, rounds) = (4, 5);
+    let run = || -> Value {
+        let mut command = lab.world.command(lab.path(), python).expect("a command");
+        command.arg(workspace().join("tests/clients/mixed.py"));
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
+        let plan = json!({"rounds": rounds, "threads": threads, "marker": MARKER});
+        write!(child.stdin.take().expect("its input"), "{plan}").expect("a plan");
+        let output = child.wait_with_output().expect("its end");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        serde_json::from_slice(&output.stdout).expect("its totals")
+    };
+    // The first run makes the executable known; what is asserted is the second.
+    run();
+    let before = counters(&daemon);
+    let seen = daemon.calls().expect("calls").len();
+    let totals = run();
+    let expected = usize::try_from(totals["ai"]["calls"].as_u64().expect("a count")).expect("small");
+    assert_eq!(expected, threads * rounds * 2);
+    let records = daemon.calls_until(|records| records.len() >= seen + expected).expect("all calls");
+    let second: Vec<&Value> =
+        records.iter().filter(|record| record["usage"]["input_tokens"].is_u64()).collect();
+    for thread in 0..threads {
+        for round in 0..rounds {
+            for turn in 0..2 {
+                let number = 500_000 + thread * 10_000 + round * 10 + turn;
+                let hits =
+                    second.iter().filter(|record| record["usage"]["input_tokens"] == number as u64).count();
+                assert!(hits >= 1, "call {number} is not recorded");
+            }
+        }
+    }
+    assert!(records.iter().all(|record| record["host"] != "www.example.org"), "a non-AI call was recorded");
+
+    let after = counters(&daemon);
+    let grown = |name: &str| after[name].as_u64().unwrap_or(0) - before[name].as_u64().unwrap_or(0);
+    assert!(grown("NotAiBytesSeen") > 0, "the other sessions did pass armed calls: {after}");
+    assert_eq!(
+        after["NotAiBytesEmitted"].as_u64().unwrap_or(0),
+        0,
+        "bytes of other sessions left the kernel"
+    );
+    let nameless = totals["nameless"]["calls"].as_u64().expect("a count");
+    assert!(grown("PrefixBytesEmitted") <= (nameless + 2) * 8 * 512, "prefixes beyond their bound: {after}");
+    let lab_dir = lab.path().to_path_buf();
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+    let hits = files_with(&lab_dir, MARKER.as_bytes());
+    assert!(hits.is_empty(), "the marker is in {hits:?}");
+    for secret in ["sk-lab-mixed", "An answer that must not be kept"] {
+        let hits = files_with(&lab_dir, secret.as_bytes());
+        assert!(hits.is_empty(), "{secret:?} is in {hits:?}");
+    }
+}
+
+/// Kernel counters by name, from `venturi doctor --json`.
+fn counters(daemon: &Daemon) -> Value {
+    let doctor = daemon.json_lines(&["doctor", "--json"]).expect("a doctor's report");
+    let lists = ["counters", "losses"].iter().filter_map(|list| doctor[0][*list].as_array());
+    let pairs = lists
+        .flatten()
+        .map(|entry| (entry["name"].as_str().unwrap_or("").to_owned(), entry["value"].clone()));
+    Value::Object(pairs.collect())
+}
+
+/// Files below `dir` that contain `needle`.
+fn files_with(dir: &Path, needle: &[u8]) -> Vec<String> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+        let path = entry.path();
+        if path.is_dir() {
+            found.extend(files_with(&path, needle));
+        } else if std::fs::read(&path)
+            .is_ok_and(|bytes| bytes.windows(needle.len()).any(|window| window == needle))
+        {
+            found.push(path.display().to_string());
+        }
+    }
+    found
+}

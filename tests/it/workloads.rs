@@ -1,0 +1,125 @@
+//! Who ran it and who owns it: containers and processes that are gone before anyone can look.
+
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+use e2e::daemon::{Daemon, PATIENCE, pause};
+use e2e::needs_kernel;
+use e2e::toolbox::which;
+use serde_json::Value;
+
+use crate::world::Lab;
+
+/// A containerd of this test's own.
+struct Containerd {
+    child: Child,
+    socket: String,
+}
+
+impl Containerd {
+    fn start(dir: &Path) -> Containerd {
+        let socket = dir.join("containerd.sock").display().to_string();
+        let config = dir.join("containerd.toml");
+        let text = format!(
+            "version = 2\nroot = \"{root}\"\nstate = \"/run/containerd\"\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{socket}\"\n",
+            root = dir.join("containerd-root").display(),
+        );
+        std::fs::write(&config, text).expect("a configuration");
+        let child = Command::new("containerd")
+            .arg("--config")
+            .arg(&config)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("containerd");
+        let containerd = Containerd { child, socket };
+        let started = std::time::Instant::now();
+        while !containerd.ctr(&["version"]).status().is_ok_and(|status| status.success()) {
+            assert!(started.elapsed() < PATIENCE, "containerd does not answer");
+            pause();
+        }
+        containerd
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command
+            .arg("--address")
+            .arg(&self.socket)
+            .args(arguments)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn a_call_from_a_container_names_the_container_and_its_owner() {
+    needs_kernel!("a_call_from_a_container_names_the_container_and_its_owner");
+    for tool in ["containerd", "ctr", "runc"] {
+        if which(tool).is_err() {
+            e2e::ring::skip(
+                "a_call_from_a_container_names_the_container_and_its_owner",
+                &format!("{tool} is not installed"),
+            );
+            return;
+        }
+    }
+    let lab = Lab::new(&["http/1.1"]);
+    let containerd = Containerd::start(lab.path());
+    let config = "[[owner]]\nmatch = { container = \"venturi-lab-*\" }\nteam = \"payments\"\nservice = \"assistant\"\ncost_centre = \"cc-42\"\n";
+    let daemon = Daemon::start(lab.path(), config).expect("an armed daemon");
+    for (number, cgroup) in [("1", "/venturi-lab/one"), ("2", "/venturi-lab/two")] {
+        let id = format!("venturi-lab-{number}");
+        let hosts = lab.path().join(format!("hosts-{number}"));
+        let lines: Vec<String> =
+            lab.world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        std::fs::write(&hosts, lines.concat()).expect("a hosts file");
+        // The host's own file system as the container's root: a real container without an image registry.
+        let bind = format!("type=bind,src={},dst=/etc/hosts,options=rbind:ro", hosts.display());
+        let script = format!(
+            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert {ca} -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
+             --data-raw '{{\"model\":\"gpt-lab\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
+             https://api.openai.com/v1/chat/completions; done",
+            ca = lab.world.ca.display(),
+        );
+        let run = containerd
+            .ctr(&[
+                "run",
+                "--rm",
+                "--net-host",
+                "--cgroup",
+                cgroup,
+                "--mount",
+                &bind,
+                "--rootfs",
+                "/",
+                &id,
+                "/bin/sh",
+                "-c",
+                &script,
+            ])
+            .status();
+        assert!(run.expect("ctr").success(), "the container failed");
+        let wanted = format!("90{number}2").parse::<u64>().expect("a number");
+        let found =
+            |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == wanted);
+        let records = daemon.calls_until(found).expect("the second call of the container");
+        let record =
+            records.iter().find(|record| record["usage"]["input_tokens"] == wanted).expect("just found");
+        assert_eq!(record["workload"]["container_id"], id, "{record}");
+        assert_eq!(record["owner"]["team"], "payments", "{record}");
+        assert_eq!(record["owner"]["cost_centre"], "cc-42", "{record}");
+        let confidence = record["confidence"].as_f64().expect("a number");
+        assert!((0.80..=0.95).contains(&confidence), "{record}");
+        assert_eq!(record["band"], "chargeback_eligible");
+    }
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}

@@ -1,0 +1,116 @@
+//! Finds or installs the real clients: Python with the official SDKs, Node with the official SDK, curl.
+//!
+//! What is installed goes below `target/lab` of the workspace and is kept between runs; a file with the list of
+//! packages says whether it is complete.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+
+use anyhow::{Context, bail};
+
+/// Packages of the Python environment.
+const PYTHON_PACKAGES: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "httpx==0.28.1"];
+
+/// Packages of the Node project.
+const NODE_PACKAGES: &[&str] = &["openai@7"];
+
+/// Root of the workspace.
+pub fn workspace() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().map_or_else(|| PathBuf::from("."), Path::to_path_buf)
+}
+
+/// Folder below which clients are installed.
+pub fn lab_dir() -> PathBuf {
+    workspace().join("target/lab")
+}
+
+/// The clients of this machine.
+#[derive(Clone, Debug, Default)]
+pub struct Toolbox {
+    /// Python with `openai`, `anthropic` and `httpx`.
+    pub python: Option<PathBuf>,
+    /// Node with `openai` resolvable from `node_dir`.
+    pub node: Option<PathBuf>,
+    /// Folder with `node_modules`.
+    pub node_dir: PathBuf,
+    /// curl.
+    pub curl: Option<PathBuf>,
+    /// Why something is missing, one line each.
+    pub missing: Vec<String>,
+}
+
+impl Toolbox {
+    /// Finds or installs everything, once per process.
+    pub fn get() -> &'static Toolbox {
+        static TOOLBOX: OnceLock<Toolbox> = OnceLock::new();
+        TOOLBOX.get_or_init(|| {
+            let mut toolbox = Toolbox { node_dir: lab_dir().join("node"), ..Toolbox::default() };
+            let keep = |result: anyhow::Result<PathBuf>, missing: &mut Vec<String>| match result {
+                Ok(path) => Some(path),
+                Err(error) => {
+                    missing.push(format!("{error:#}"));
+                    None
+                }
+            };
+            toolbox.python = keep(python(), &mut toolbox.missing);
+            toolbox.node = keep(node(&toolbox.node_dir), &mut toolbox.missing);
+            toolbox.curl = keep(which("curl"), &mut toolbox.missing);
+            toolbox
+        })
+    }
+}
+
+/// The program `name` on `PATH`, with links resolved.
+pub fn which(name: &str) -> anyhow::Result<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    for dir in std::env::split_paths(&path) {
+        let candidate = dir.join(name);
+        if candidate.is_file() {
+            return Ok(candidate);
+        }
+    }
+    bail!("{name} is not installed")
+}
+
+fn python() -> anyhow::Result<PathBuf> {
+    let dir = lab_dir().join("venv");
+    let python = dir.join("bin/python");
+    let stamp = dir.join("packages");
+    let wanted = PYTHON_PACKAGES.join(" ");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(python);
+    }
+    eprintln!("lab: installing {wanted} for Python");
+    run(Command::new(which("python3")?).args(["-m", "venv", "--clear"]).arg(&dir))?;
+    run(Command::new(&python)
+        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
+        .args(PYTHON_PACKAGES))?;
+    std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
+    Ok(python)
+}
+
+fn node(dir: &Path) -> anyhow::Result<PathBuf> {
+    let node = which("node")?;
+    let stamp = dir.join("packages");
+    let wanted = NODE_PACKAGES.join(" ");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(node);
+    }
+    eprintln!("lab: installing {wanted} for Node");
+    std::fs::create_dir_all(dir).with_context(|| format!("making {}", dir.display()))?;
+    run(Command::new(which("npm")?)
+        .args(["install", "--no-fund", "--no-audit", "--silent", "--prefix"])
+        .arg(dir)
+        .args(NODE_PACKAGES))?;
+    std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
+    Ok(node)
+}
+
+fn run(command: &mut Command) -> anyhow::Result<()> {
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    if !output.status.success() {
+        bail!("{command:?} ended with {}: {}", output.status, String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}
