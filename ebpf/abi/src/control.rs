@@ -145,6 +145,8 @@ pub struct Settings {
     pub super_block_s_dev: u32,
     /// `CALL_BYTES_MAX` or less: bytes captured of one library call.
     pub call_bytes_max: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 impl Settings {
@@ -179,5 +181,6 @@ impl Settings {
         inode_i_sb: OFFSET_UNKNOWN,
         super_block_s_dev: OFFSET_UNKNOWN,
         call_bytes_max: crate::content::CALL_BYTES_MAX as u32,
+        reserved: 0,
     };
 }
