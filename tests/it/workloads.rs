@@ -86,7 +86,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let bind = format!("type=bind,src={},dst=/etc/hosts,options=rbind:ro", hosts.display());
         let script = format!(
             "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert {ca} -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
-             --data-raw '{{\"model\":\"gpt-lab\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
+             --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
              https://api.openai.com/v1/chat/completions; done",
             ca = lab.world.ca.display(),
         );
