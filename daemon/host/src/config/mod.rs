@@ -9,13 +9,11 @@ mod raw;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use meter::attribution::TenantName;
-use meter::attribution::confidence::Confidence;
+use meter::attribution::{OwnerConfig, OwnerIndex, TenantName};
+use meter::directory::UserProvider;
 
 /// Read if no `--config` is given; it may be missing.
 pub const DEFAULT_PATH: &str = "/etc/venturi/config.toml";
@@ -29,13 +27,11 @@ pub struct Config {
     /// What is captured, and how.
     pub capture: Capture,
     /// Private gateways and self-hosted model servers, added to the built-in directory.
-    pub providers: Vec<Provider>,
+    pub providers: Vec<UserProvider>,
     /// Tenants; empty means the one tenant `default`.
     pub tenants: Vec<Tenant>,
-    /// Who owns what, in the order of the file.
-    pub owners: Vec<OwnerRule>,
-    /// How owners are found.
-    pub attribution: Attribution,
+    /// Who owns what, and how owners are found: what the owner index is compiled from.
+    pub owners: OwnerConfig,
     /// How records are kept.
     pub store: Store,
     /// Where queries are answered.
@@ -102,17 +98,6 @@ impl TapMode {
     }
 }
 
-/// `[[provider]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Provider {
-    /// Name in records.
-    pub name: String,
-    /// Host names, lower case: exact, or `*.suffix` for all subdomains.
-    pub hosts: Vec<String>,
-    /// Dialect its requests are read with; `None`: told by path and shape.
-    pub dialect: Option<String>,
-}
-
 /// `[[tenant]]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenant {
@@ -140,55 +125,6 @@ pub enum Role {
     Reader,
     /// Reads the tenant's records, and status and coverage of the node.
     Operator,
-}
-
-/// `[[owner]]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnerRule {
-    /// What must be true of the workload; all of it.
-    pub when: Match,
-    /// Tenant; `None`: the only one.
-    pub tenant: Option<TenantName>,
-    /// Team.
-    pub team: Option<String>,
-    /// Service.
-    pub service: Option<String>,
-    /// Cost centre.
-    pub cost_centre: Option<String>,
-    /// Environment.
-    pub environment: Option<String>,
-}
-
-/// `match = { .. }` of an owner rule. Each value may hold `*` for any text.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Match {
-    /// Kubernetes namespace.
-    pub namespace: Option<String>,
-    /// Labels of pod or container.
-    pub labels: BTreeMap<String, String>,
-    /// systemd unit.
-    pub unit: Option<String>,
-    /// User name or uid.
-    pub user: Option<String>,
-    /// Path of the executable.
-    pub executable: Option<String>,
-    /// Container name or id.
-    pub container: Option<String>,
-    /// Cgroup path.
-    pub cgroup: Option<String>,
-    /// Host name of the provider.
-    pub host: Option<String>,
-}
-
-/// `[attribution]`
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attribution {
-    /// Age of the owner index beyond which records get no owner.
-    pub max_staleness: Duration,
-    /// Highest confidence given.
-    pub confidence_cap: Confidence,
-    /// Label keys that the administrator's admission policy enforces.
-    pub trusted_labels: Vec<String>,
 }
 
 /// `[store]`
@@ -231,12 +167,7 @@ impl Default for Config {
             },
             providers: Vec::new(),
             tenants: Vec::new(),
-            owners: Vec::new(),
-            attribution: Attribution {
-                max_staleness: Duration::from_secs(90),
-                confidence_cap: Confidence::CAP,
-                trusted_labels: Vec::new(),
-            },
+            owners: OwnerConfig { max_staleness_ns: Some(OwnerIndex::MAX_STALENESS_NS), ..OwnerConfig::default() },
             store: Store { cache_bytes: 4 << 20, reserve_bytes: 64 << 20 },
             serve: Serve { socket: None, group: "venturi".to_owned() },
             log: Log { level: tracing::Level::INFO, json: false },
