@@ -1,5 +1,6 @@
 //! Everything that touches the host or the network: capture, resolve, serving, wiring.
 pub mod config;
+pub mod privileges;
 
 /// Where queries are answered unless the command line or the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/venturi/venturid.sock";
