@@ -1,4 +1,5 @@
 //! Everything that touches the host or the network: capture, resolve, serving, wiring.
+pub mod capture;
 pub mod config;
 pub mod privileges;
 
