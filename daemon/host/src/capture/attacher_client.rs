@@ -287,7 +287,10 @@ impl Attacher {
     /// outside the allowlist, `NotFound` for something gone).
     pub fn call(&self, request: Request, timeout: Duration) -> io::Result<Answer> {
         let (sender, receiver) = mpsc::sync_channel(1);
-        self.ask(request, move |answer| drop(sender.try_send(answer)));
+        self.ask(request, move |answer| {
+            // An error means that the caller no longer waits.
+            let _ = sender.try_send(answer);
+        });
         let answer = match receiver.recv_timeout(timeout) {
             Ok(answer) => answer.map_err(|lost| io::Error::new(io::ErrorKind::BrokenPipe, lost))?,
             Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "venturi-attach did not answer in time")),
@@ -457,12 +460,15 @@ mod tests {
     fn answers_find_their_requests_in_any_order_and_loss_ends_the_rest() {
         let (handle, other) = handle();
         let (lost_sender, lost) = mpsc::channel();
-        let attacher = Attacher::start(handle, move || drop(lost_sender.send(()))).expect("start");
+        let attacher = Attacher::start(handle, move || lost_sender.send(()).expect("the test listens")).expect("start");
         let (sender, answers) = mpsc::channel();
         for index in 0..3_u64 {
             let sender = sender.clone();
             let request = detach(100 + index);
-            attacher.ask(request, move |answer| drop(sender.send((index, answer.map(|a| (a.reply.value, a.descriptor.is_some()))))));
+            attacher.ask(request, move |answer| {
+                let seen = answer.map(|a| (a.reply.value, a.descriptor.is_some()));
+                sender.send((index, seen)).expect("the test listens");
+            });
         }
         let mut ids = Vec::new();
         for _ in 0..3 {
