@@ -5,7 +5,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 #[test]
 fn a_body_sent_in_many_attempts_counts_once() {

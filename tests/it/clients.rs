@@ -7,7 +7,7 @@ use e2e::provider::served_model;
 use meter::money::PicoUsd;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// Both APIs a client speaks, streamed and not; counts unique within the test.
 fn calls_of(client: Client, seed: &mut u64) -> Vec<Call> {

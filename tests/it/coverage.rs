@@ -9,7 +9,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::Toolbox;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 #[test]
 fn an_http2_session_is_metadata_only_and_invents_nothing() {

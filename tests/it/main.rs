@@ -9,4 +9,3 @@ mod first_calls;
 mod privacy;
 mod recorded;
 mod workloads;
-mod world;

@@ -11,7 +11,7 @@ use e2e::provider::Recorded;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::{Value, json};
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// Recorded exchanges taken of each combination of dialect and form.
 const EACH: usize = 12;

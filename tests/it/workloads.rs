@@ -8,7 +8,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::which;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// A containerd of this test's own.
 struct Containerd {
