@@ -14,6 +14,8 @@ mod failure;
 mod follow;
 mod output;
 mod since;
+#[cfg(test)]
+mod tests;
 
 use std::process::ExitCode;
 

@@ -23,11 +23,12 @@ pub(crate) async fn run(
     now: Timestamp,
 ) -> Result<Outcome, Failure> {
     let Calls { follow, listing } = calls;
-    if follow {
-        self::follow(client, socket, listing, json, now).await
-    } else {
-        list(&client, listing, json, now).await
+    if !follow {
+        return list(&client, listing, json, now).await;
     }
+    let cursor = Cursor::new(listing.since.map(|since| since.resolve(now)), now);
+    let mut sink = Sink::new(json, listing.limit)?;
+    self::follow(client, socket, &listing.tenant, cursor, &mut |record| sink.show(record)).await
 }
 
 /// Without a limit every call is printed as its page arrives, oldest first; with one the newest are gathered backwards.
@@ -69,17 +70,18 @@ fn lines(records: &[AttributionRecord]) -> String {
     records.iter().filter_map(call::object).map(Object::into_line).collect()
 }
 
+/// Shows one call; true if no more are wanted.
+pub(crate) type Show<'a> = dyn FnMut(&AttributionRecord) -> Result<bool, Failure> + 'a;
+
 /// Shows calls as they become durable, until `--limit` is reached or the reader goes away. A daemon that restarts is
 /// waited for; one that was never there is an error.
-async fn follow(
+pub(crate) async fn follow(
     client: Client,
     socket: &Path,
-    listing: Listing,
-    json: bool,
-    now: Timestamp,
+    tenant: &str,
+    mut cursor: Cursor,
+    show: &mut Show<'_>,
 ) -> Result<Outcome, Failure> {
-    let mut cursor = Cursor::new(listing.since.map(|since| since.resolve(now)), now);
-    let mut sink = Sink::new(json, listing.limit)?;
     let mut back_off = BackOff::new();
     let mut connected = Some(client);
     loop {
@@ -88,7 +90,7 @@ async fn follow(
             None => Client::connect(socket).await,
         };
         let ended = match attempt {
-            Ok(client) => watch(&client, &listing.tenant, &mut cursor, &mut sink, &mut back_off).await,
+            Ok(client) => watch(&client, tenant, &mut cursor, show, &mut back_off).await,
             Err(failure) => Err(failure),
         };
         match ended {
@@ -111,7 +113,7 @@ async fn watch(
     client: &Client,
     tenant: &str,
     cursor: &mut Cursor,
-    sink: &mut Sink,
+    show: &mut Show<'_>,
     back_off: &mut BackOff,
 ) -> Result<Watch, Failure> {
     let request = WatchAttributionsRequest {
@@ -122,7 +124,7 @@ async fn watch(
     let mut records = client.watch(request).await?;
     while let Some(record) = records.message().await.map_err(|status| Failure::Refused(Box::new(status)))? {
         back_off.reset();
-        if record.exchange.is_some() && cursor.admit(&record) && sink.show(&record)? {
+        if record.exchange.is_some() && cursor.admit(&record) && show(&record)? {
             return Ok(Watch::Enough);
         }
     }

@@ -1,6 +1,6 @@
 //! One module per command: ask, turn the answer into text, print it, say how it ended.
 
-mod calls;
+pub(crate) mod calls;
 mod doctor;
 mod explain;
 mod flows;
