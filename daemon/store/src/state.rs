@@ -68,6 +68,8 @@ pub struct TenantState {
     pub rows_refused: u64,
     /// Records lost since the daemon started because the disk was full or the database failed.
     pub records_lost: u64,
+    /// Acknowledged records that damage on disk took from the database, since it was made. Quarantined ones not counted.
+    pub records_missing: u64,
 }
 
 /// Why records of a tenant were not stored.

@@ -1,4 +1,0 @@
-//! Placeholder until the pipeline's options exist.
-pub fn run() -> anyhow::Result<()> {
-    Ok(())
-}

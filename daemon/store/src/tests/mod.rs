@@ -1,0 +1,51 @@
+//! The store's promises, tested from outside its modules.
+
+mod crash;
+mod faults;
+mod model;
+mod samples;
+
+use std::path::Path;
+
+use meter::attribution::TenantName;
+use tempfile::TempDir;
+
+use crate::{Layout, Options, PrepareError, Prepared, Stores};
+
+/// A state and a key directory that vanish with it.
+struct Home {
+    dir: TempDir,
+    tenants: Vec<TenantName>,
+}
+
+impl Home {
+    fn new(tenants: &[&str]) -> Home {
+        let tenants = tenants.iter().map(|name| TenantName::new(name).unwrap()).collect();
+        Home { dir: tempfile::tempdir().unwrap(), tenants }
+    }
+
+    fn layout(&self) -> Layout {
+        layout_in(self.dir.path())
+    }
+
+    fn prepare(&self) -> Result<Prepared, PrepareError> {
+        crate::prepare(&self.layout(), &self.tenants, None)
+    }
+
+    fn open(&self) -> Stores {
+        crate::open(self.prepare().unwrap(), options())
+    }
+}
+
+fn layout_in(dir: &Path) -> Layout {
+    Layout { state_dir: dir.join("state"), key_dir: dir.join("keys") }
+}
+
+/// No reserve: the machine that runs the tests may be nearly full.
+fn options() -> Options {
+    Options { reserve_bytes: 0, ..Options::default() }
+}
+
+fn tenant(name: &str) -> TenantName {
+    TenantName::new(name).unwrap()
+}
