@@ -13,7 +13,7 @@ raw.settimeout(30)
 raw.connect(("api.openai.com", 443))
 session = ssl.create_default_context().wrap_socket(raw, server_hostname="api.openai.com")
 order = f"lab input={number} output=5 cached=0 reasoning=0"
-start = json.dumps({"model": "gpt-lab", "stream": False})[:-1] + ', "messages": [{"role": "user", "content": "'
+start = json.dumps({"model": "gpt-4o", "stream": False})[:-1] + ', "messages": [{"role": "user", "content": "'
 end = " " + order + '"}]}'
 body = (start + "x" * (SIZE - len(start) - len(end)) + end).encode()
 assert len(body) == SIZE

@@ -48,7 +48,7 @@ def call(session, host, path, body, kind):
 
 def ai_body(number):
     order = f"lab input={number} output=5 cached=0 reasoning=0"
-    return json.dumps({"model": "gpt-lab", "messages": [{"role": "user", "content": order}]}).encode()
+    return json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": order}]}).encode()
 
 
 def other_body():

@@ -5,7 +5,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 #[test]
 fn a_body_sent_in_many_attempts_counts_once() {
@@ -28,6 +28,6 @@ fn a_body_sent_in_many_attempts_counts_once() {
     let record =
         records.iter().find(|record| record["usage"]["input_tokens"] == 600_002).expect("just found");
     assert_eq!(record["request_bytes"], 3_000_000, "{record}");
-    assert_eq!(record["model"], "gpt-lab-2026-01-15");
+    assert_eq!(record["model"], "gpt-4o-2024-08-06");
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }

@@ -3,9 +3,11 @@
 use e2e::clients::{self, Call, Client};
 use e2e::daemon::Daemon;
 use e2e::needs_kernel;
+use e2e::provider::served_model;
+use meter::money::PicoUsd;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// Both APIs a client speaks, streamed and not; counts unique within the test.
 fn calls_of(client: Client, seed: &mut u64) -> Vec<Call> {
@@ -58,19 +60,33 @@ fn every_client_is_recorded_exactly() {
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }
 
+/// What the call costs by the published list prices of November 2026, US dollars per million tokens: gpt-4o 2.50, cached
+/// 1.25, output 10; claude-sonnet-4-5 3, cached 0.30, output 15.
+fn list_price(call: &Call) -> String {
+    let (input, cached, output) = if call.api == "messages" {
+        (3_000_000, 300_000, 15_000_000)
+    } else {
+        (2_500_000, 1_250_000, 10_000_000)
+    };
+    let pico = (call.input - call.cached) * input + call.cached * cached + call.output * output;
+    PicoUsd(u128::from(pico)).to_string()
+}
+
 /// What the record says otherwise than the call.
 fn differences(client: Client, pid: u32, call: &Call, record: &Value) -> Vec<String> {
     let provider = if call.api == "messages" { "anthropic" } else { "openai" };
     let mut wanted = vec![
         ("/provider", Value::from(provider)),
         ("/requested_model", Value::from(call.model.as_str())),
-        ("/model", Value::from(format!("{}-2026-01-15", call.model))),
+        ("/model", Value::from(served_model(&call.model))),
         ("/streaming", Value::from(call.stream)),
         ("/status", Value::from(200)),
         ("/usage/input_tokens", Value::from(call.input)),
         ("/usage/output_tokens", Value::from(call.output)),
         ("/usage/cache_read_input_tokens", Value::from(call.cached)),
         ("/owner/tenant", Value::from("default")),
+        ("/cost/amount_usd", Value::from(list_price(call))),
+        ("/cost/kind", Value::from("computed")),
     ];
     if call.api != "messages" {
         wanted.push(("/usage/reasoning_output_tokens", Value::from(call.reasoning)));

@@ -6,7 +6,7 @@ use e2e::daemon::{Daemon, bin_dir};
 use e2e::needs_kernel;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 #[test]
 fn a_broken_configuration_names_every_mistake_and_exits_2() {

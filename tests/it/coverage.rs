@@ -9,7 +9,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::Toolbox;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 #[test]
 fn an_http2_session_is_metadata_only_and_invents_nothing() {
@@ -45,7 +45,7 @@ client = openai.OpenAI(api_key="sk-lab-old", max_retries=0)
 for line in sys.stdin:
     number = int(line)
     order = f"lab input={number} output=5 cached=0 reasoning=0"
-    client.chat.completions.create(model="gpt-lab", messages=[{"role": "user", "content": order}])
+    client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": order}])
     print(number, flush=True)
 "#;
     let mut command = lab.world.command(lab.path(), python).expect("a command");

@@ -11,7 +11,7 @@ use e2e::needs_kernel;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// Who is hit, and what the main process then ends with.
 const FAULTS: &[(&str, Signal, Option<i32>)] = &[

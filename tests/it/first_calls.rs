@@ -7,7 +7,7 @@ use e2e::daemon::Daemon;
 use e2e::needs_kernel;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// Runs of a fresh process per distance and client.
 const RUNS: u64 = 8;

@@ -7,5 +7,5 @@ mod coverage;
 mod faults;
 mod first_calls;
 mod privacy;
+mod recorded;
 mod workloads;
-mod world;

@@ -9,7 +9,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::{Value, json};
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 const MARKER: &str = "not-for-venturi-7f3a9c51";
 

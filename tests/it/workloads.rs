@@ -8,7 +8,7 @@ use e2e::needs_kernel;
 use e2e::toolbox::which;
 use serde_json::Value;
 
-use crate::world::Lab;
+use e2e::lab::Lab;
 
 /// A containerd of this test's own.
 struct Containerd {
@@ -86,7 +86,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let bind = format!("type=bind,src={},dst=/etc/hosts,options=rbind:ro", hosts.display());
         let script = format!(
             "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert {ca} -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
-             --data-raw '{{\"model\":\"gpt-lab\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
+             --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
              https://api.openai.com/v1/chat/completions; done",
             ca = lab.world.ca.display(),
         );
@@ -120,6 +120,71 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let confidence = record["confidence"].as_f64().expect("a number");
         assert!((0.80..=0.95).contains(&confidence), "{record}");
         assert_eq!(record["band"], "chargeback_eligible");
+    }
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+/// A pod's container as the kubelet names it, on one hierarchy.
+struct Leaf {
+    dir: std::path::PathBuf,
+    container: String,
+}
+
+impl Leaf {
+    fn new(hierarchy: &str, digit: char) -> Leaf {
+        let container = digit.to_string().repeat(64);
+        let dir = Path::new(hierarchy)
+            .join("kubepods/burstable/pod0f1e2d3c-1111-2222-3333-444455556666")
+            .join(&container);
+        std::fs::create_dir_all(&dir).expect("a cgroup");
+        Leaf { dir, container }
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        // Children first; a group that is still in use stays.
+        for dir in self.dir.ancestors().take(4) {
+            let _ = std::fs::remove_dir(dir);
+        }
+    }
+}
+
+#[test]
+fn a_process_of_5_ms_is_attributed_to_its_container() {
+    let name = "a_process_of_5_ms_is_attributed_to_its_container";
+    needs_kernel!(name);
+    let unified = ["/sys/fs/cgroup/unified", "/sys/fs/cgroup"]
+        .into_iter()
+        .find(|dir| Path::new(dir).join("cgroup.procs").exists());
+    let v1 = Some("/sys/fs/cgroup/pids").filter(|dir| Path::new(dir).exists());
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    for (kind, hierarchy, digit) in [("unified", unified, 'a'), ("v1 only", v1, 'b')] {
+        let Some(hierarchy) = hierarchy else {
+            e2e::ring::skip(name, &format!("no {kind} hierarchy here"));
+            continue;
+        };
+        let leaf = Leaf::new(hierarchy, digit);
+        // bash looks the name up, connects and is gone; its parent lives on a little.
+        let script = format!(
+            "echo $$ > {}/cgroup.procs; for n in 1 2 3 4 5; do bash -c 'exec 3<>/dev/tcp/api.openai.com/443'; done; exec 3<&0; read line",
+            leaf.dir.display()
+        );
+        let mut command = lab.world.command(lab.path(), Path::new("/bin/sh")).expect("a command");
+        let mut child = command.args(["-c", &script]).stdin(Stdio::piped()).spawn().expect("a shell");
+        let started = std::time::Instant::now();
+        let in_container = |flow: &Value| flow["workload"]["container_id"] == leaf.container.as_str();
+        loop {
+            let flows = daemon.json_lines(&["flows", "--json", "--limit", "1000"]).expect("flows");
+            if flows.iter().filter(|flow| in_container(flow)).count() >= 5 {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{kind}: {flows:?}\n{}", daemon.log());
+            pause();
+        }
+        drop(child.stdin.take());
+        child.wait().expect("its end");
     }
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }

@@ -87,7 +87,7 @@ impl Call {
     /// A call of `api` with counts derived from `seed`.
     pub fn new(api: &'static str, stream: bool, seed: u64) -> Call {
         let reasoning = if api == "messages" { 0 } else { seed % 7 };
-        let model = if api == "messages" { "claude-lab" } else { "gpt-lab" }.to_owned();
+        let model = if api == "messages" { "claude-sonnet-4-5" } else { "gpt-4o" }.to_owned();
         Call {
             api,
             model,

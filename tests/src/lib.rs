@@ -7,6 +7,8 @@
 pub mod ca;
 pub mod clients;
 pub mod daemon;
+pub mod elf;
+pub mod lab;
 pub mod provider;
 pub mod relay;
 pub mod ring;

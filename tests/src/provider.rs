@@ -76,6 +76,16 @@ pub async fn spawn(listen: SocketAddr, tls: Arc<rustls::ServerConfig>) -> anyhow
     Ok(served)
 }
 
+/// The snapshot that a provider answers with when asked for `model`.
+pub fn served_model(model: &str) -> String {
+    match model {
+        "gpt-4o" => "gpt-4o-2024-08-06".to_owned(),
+        "gpt-4o-mini" => "gpt-4o-mini-2024-07-18".to_owned(),
+        "claude-sonnet-4-5" => "claude-sonnet-4-5-20250929".to_owned(),
+        other => format!("{other}-2026-01-15"),
+    }
+}
+
 /// What the last user message orders.
 struct Order {
     input: u64,
@@ -191,9 +201,8 @@ struct Call {
 }
 
 impl Call {
-    /// The snapshot name that a provider answers with.
     fn served_model(&self) -> String {
-        format!("{}-2026-01-15", self.model)
+        served_model(&self.model)
     }
 
     fn respond(&self, body: Value) -> Response<Body> {

@@ -114,7 +114,7 @@ pub struct Settings {
     pub tcp_bytes_received: u32,
     /// `tcp_sock.bytes_retrans`: `bytes_sent` counts retransmissions too, this is what they were.
     pub tcp_bytes_retrans: u32,
-    /// `sock.sk_flags` (`tcp_sock` begins with a `sock`): bit 1, `SOCK_DONE`, is set exactly when the peer's FIN was
+    /// `sock_common.skc_flags`, known as `sk_flags` (`tcp_sock` begins with a `sock_common`): bit 1, `SOCK_DONE`, is set exactly when the peer's FIN was
     /// taken, which `bytes_received` counts as one byte.
     pub sock_sk_flags: u32,
     /// `task_struct.group_leader`.

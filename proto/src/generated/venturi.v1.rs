@@ -79,6 +79,10 @@ pub struct Degradation {
     pub remedy: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "4")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
+    /// "note": nothing is missing, something is slower or less confined. "degraded": something is missing; it makes the
+    /// node's state "degraded".
+    #[prost(string, tag = "5")]
+    pub severity: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Counter {
@@ -86,7 +90,7 @@ pub struct Counter {
     pub name: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]
     pub value: u64,
-    /// "records", "bytes", "calls", "packets" or "connections".
+    /// "records", "bytes", "calls", "packets", "connections", "processes", "sessions" and the like.
     #[prost(string, tag = "3")]
     pub unit: ::prost::alloc::string::String,
 }
@@ -564,6 +568,9 @@ pub struct ListAttributionsRequest {
     /// Newest first.
     #[prost(bool, tag = "5")]
     pub descending: bool,
+    /// Connections too, not only exchanges.
+    #[prost(bool, tag = "6")]
+    pub include_flows: bool,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct ListAttributionsResponse {

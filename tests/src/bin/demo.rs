@@ -1,14 +1,13 @@
 //! `cargo xtask demo`: a local provider, the daemon, a few calls by the clients that are here, and the answers.
 
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 
-use anyhow::Context;
-use e2e::ca::{AI_HOSTS, Authority};
-use e2e::clients::{self, Call, Client, World};
+use e2e::ca::AI_HOSTS;
+use e2e::clients::{self, Call, Client};
 use e2e::daemon::Daemon;
+use e2e::lab::Lab;
+use e2e::ring;
 use e2e::toolbox::Toolbox;
-use e2e::{provider, ring};
 
 const CONFIG: &str = r#"
 [[owner]]
@@ -66,13 +65,7 @@ fn demo() -> anyhow::Result<()> {
 
 /// Starts provider and daemon and lets every client that is here make its calls.
 fn live(dir: &std::path::Path) -> anyhow::Result<Daemon> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
-    let authority = Authority::new(dir)?;
-    let address = IpAddr::V4(Ipv4Addr::new(127, 79, 0, 1));
-    let tls = authority.server_config(&["http/1.1"])?;
-    runtime.block_on(provider::spawn(SocketAddr::new(address, 443), tls)).context("the local provider")?;
-    let hosts = AI_HOSTS.iter().map(|host| ((*host).to_owned(), address)).collect();
-    let world = World { hosts, ca: authority.pem.clone() };
+    let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(dir, CONFIG)?;
     println!("A local provider answers for {}; the daemon is armed.", AI_HOSTS.join(", "));
     let toolbox = Toolbox::get();
@@ -92,10 +85,9 @@ fn live(dir: &std::path::Path) -> anyhow::Result<Daemon> {
             })
             .collect();
         println!("{client:?} makes {} calls of {model}", calls.len());
-        clients::run(client, &world, dir, &calls)?;
+        clients::run(client, &lab.world, lab.path(), &calls)?;
     }
     let wanted = usize::try_from(made)?;
     daemon.calls_until(|records| records.len() >= wanted)?;
-    runtime.shutdown_background();
     Ok(daemon)
 }

@@ -1,14 +1,23 @@
 //! Who answers for a workload, on what evidence, and how sure.
+//!
+//! An *owner rule* is an administrator's sentence: if these conditions hold, that owner. The *index* is all of them,
+//! compiled and immutable, apart by tenant. A condition is *controlled* if the workload cannot make it hold by itself,
+//! else *self-asserted*; a rule is as strong as its weakest condition.
+//!
+//! Laws: self-asserted evidence alone stays below 0.80; no confidence exceeds 0.95; another tenant's rules never change
+//! a tenant's records; with several tenants only controlled evidence chooses one; without an answer there is a reason.
 
+pub mod combine;
 pub mod confidence;
+mod decide;
 pub mod index;
 pub mod rules;
 
 use std::sync::Arc;
 
 use crate::time::UnixNanos;
-use crate::workload::Workload;
 use confidence::Confidence;
+pub use decide::attribute;
 pub use index::{OwnerConfig, OwnerIndex};
 pub use rules::{Condition, Field, OwnerRule, Pattern};
 
@@ -210,27 +219,4 @@ pub struct Attribution {
     pub freshness: UnixNanos,
     /// Generation of the index.
     pub index_generation: u64,
-}
-
-/// Who answers for a call of `workload` to `host` at `now` (the time of the call), by `index`. Never fails: without an
-/// answer it says why.
-pub fn attribute(host: Option<&str>, workload: &Workload, index: &OwnerIndex, now: UnixNanos) -> Attribution {
-    let _ = (host, workload, now);
-    Attribution {
-        owner: Owner {
-            tenant: TenantName(TenantName::DEFAULT.into()),
-            team: None,
-            service: None,
-            cost_centre: None,
-            environment: None,
-        },
-        stage: StageOrigin::StageA,
-        state: OutputState::Unknown,
-        confidence: Confidence::ZERO,
-        evidence: Vec::new(),
-        candidates: Vec::new(),
-        null_reason: Some(NullReason::NoRules),
-        freshness: index.built_at(),
-        index_generation: index.generation(),
-    }
 }

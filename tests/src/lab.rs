@@ -1,4 +1,5 @@
-//! One laboratory at a time: the daemon watches the whole node, so tests that start one take turns.
+//! A provider and the world in which clients find it. One laboratory at a time: the daemon watches the whole node, so
+//! whoever starts one takes a turn.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -6,20 +7,23 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use e2e::ca::{AI_HOSTS, Authority, OTHER_HOSTS};
-use e2e::clients::World;
-use e2e::provider::{self, Served};
+use crate::ca::{AI_HOSTS, Authority, OTHER_HOSTS};
+use crate::clients::World;
+use crate::provider::{self, Served};
 
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT_ADDRESS: AtomicU8 = AtomicU8::new(1);
 
 /// A provider behind TLS on loopback addresses of this test's own, and the world in which clients find it.
-pub(crate) struct Lab {
-    pub(crate) dir: tempfile::TempDir,
-    pub(crate) world: World,
-    pub(crate) ai: Arc<Served>,
-    pub(crate) other: Arc<Served>,
-    authority: Authority,
+pub struct Lab {
+    /// Folder of this laboratory.
+    pub dir: tempfile::TempDir,
+    /// Where clients find the providers.
+    pub world: World,
+    /// What the AI hosts served.
+    pub ai: Arc<Served>,
+    /// What the other hosts served.
+    pub other: Arc<Served>,
     address: IpAddr,
     runtime: tokio::runtime::Runtime,
     _turn: MutexGuard<'static, ()>,
@@ -27,7 +31,10 @@ pub(crate) struct Lab {
 
 impl Lab {
     /// A laboratory whose provider offers `alpn`.
-    pub(crate) fn new(alpn: &[&str]) -> Lab {
+    ///
+    /// # Panics
+    /// If its addresses or folders cannot be had: then nothing can be tested.
+    pub fn new(alpn: &[&str]) -> Lab {
         let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let dir = tempfile::Builder::new().prefix("venturi-lab").tempdir().expect("a temporary folder");
         let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -49,19 +56,22 @@ impl Lab {
         let hosts = AI_HOSTS.iter().map(|host| ((*host).to_owned(), address));
         let others = OTHER_HOSTS.iter().map(|host| ((*host).to_owned(), other_address));
         let world = World { hosts: hosts.chain(others).collect(), ca: authority.pem.clone() };
-        Lab { dir, world, ai, other, authority, address, runtime, _turn: turn }
+        Lab { dir, world, ai, other, address, runtime, _turn: turn }
     }
 
     /// Folder of this laboratory.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         self.dir.path()
     }
 
     /// The same world, `delay` per direction away.
-    pub(crate) fn at_distance(&self, delay: Duration) -> World {
+    ///
+    /// # Panics
+    /// If the relay cannot listen.
+    pub fn at_distance(&self, delay: Duration) -> World {
         let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
         let far = IpAddr::V4(Ipv4Addr::new(127, 78, number, 1));
-        let relay = e2e::relay::spawn(SocketAddr::new(far, 443), SocketAddr::new(self.address, 443), delay);
+        let relay = crate::relay::spawn(SocketAddr::new(far, 443), SocketAddr::new(self.address, 443), delay);
         self.runtime.block_on(relay).expect("a relay");
         let mut world = self.world.clone();
         for host in AI_HOSTS {

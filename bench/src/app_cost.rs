@@ -1,0 +1,211 @@
+//! CPU that the daemon adds to an application per write+read pair.
+
+use std::io::{BufRead, BufReader, Write};
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
+
+use anyhow::Context;
+use e2e::daemon::Daemon;
+use e2e::lab::Lab;
+use e2e::toolbox::{Toolbox, workspace};
+use serde_json::Value;
+
+use crate::measure::{Ratio, median};
+
+/// Pairs per round.
+const PAIRS: u64 = 1_500;
+
+/// A client that makes a round of pairs when told to.
+struct Pairs {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Pairs {
+    fn start(lab: &Lab, host: &str) -> anyhow::Result<Pairs> {
+        let python = Toolbox::get().python.as_ref().context("Python")?;
+        let mut command = lab.world.command(lab.path(), python)?;
+        command.arg(workspace().join("bench/clients/pairs.py")).args([host, &PAIRS.to_string()]);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let input = child.stdin.take().context("its input")?;
+        let output = BufReader::new(child.stdout.take().context("its output")?);
+        Ok(Pairs { child, input, output })
+    }
+
+    /// CPU nanoseconds per pair of one round.
+    fn round(&mut self) -> anyhow::Result<f64> {
+        writeln!(self.input, "go")?;
+        let mut line = String::new();
+        self.output.read_line(&mut line)?;
+        let report: Value = serde_json::from_str(&line)?;
+        report["cpu_ns"].as_f64().context("CPU time")
+    }
+}
+
+impl Drop for Pairs {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Runs `rounds` interleaved rounds of: no daemon, bare probes, daemon; for an AI and for another host.
+pub fn run(rounds: usize) -> anyhow::Result<()> {
+    let lab = Lab::new(&["http/1.1"]);
+    let (mut none, mut bare, mut daemon) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut other_none, mut other_daemon) = (Vec::new(), Vec::new());
+    for round in 0..rounds {
+        eprint!("\rapplication cost: round {} of {rounds}   ", round + 1);
+        // The other process runs no AI session at all: what the daemon's mere presence costs it.
+        let mut ai = Pairs::start(&lab, "api.openai.com")?;
+        let mut other = Pairs::start(&lab, "www.example.org")?;
+        (ai.round()?, other.round()?);
+        none.push(ai.round()?);
+        other_none.push(other.round()?);
+        {
+            let probes = crate::app_cost::bare::attach(ai.child.id())?;
+            bare.push(ai.round()?);
+            drop(probes);
+        }
+        {
+            let started = Daemon::start(lab.path(), "")?;
+            ai.round()?;
+            daemon.push(ai.round()?);
+            other_daemon.push(other.round()?);
+            started.stop()?;
+        }
+    }
+    eprintln!();
+    let base = median(&none);
+    let (bare_added, daemon_added) = (median(&bare) - base, median(&daemon) - base);
+    println!("## CPU added per write+read pair of an AI process (aim: at most 1.3 x a bare probe pair)");
+    println!("without anything      {:8.2} us CPU per pair", base / 1e3);
+    println!("bare entry+return     {:+8.2} us", bare_added / 1e3);
+    println!(
+        "daemon                {:+8.2} us   x{:.2} of bare",
+        daemon_added / 1e3,
+        daemon_added / bare_added
+    );
+    let pairs: Vec<(f64, f64)> = other_none.into_iter().zip(other_daemon).collect();
+    println!(
+        "process without AI sessions, with / without the daemon (aim: at most 1.01): {}",
+        Ratio::of(&pairs)
+    );
+    Ok(())
+}
+
+/// The peer: the cheapest possible BPF program at entry and return of the same two functions of one process.
+#[expect(
+    unsafe_code,
+    reason = "bpf(2) and perf_event_open(2) have no safe wrapper, and the bench must not use ours"
+)]
+mod bare {
+    use std::ffi::CString;
+    use std::fs::File;
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+    use anyhow::{Context, bail};
+
+    /// Holds the probes; dropping detaches them.
+    pub(super) struct Probes {
+        _events: Vec<OwnedFd>,
+        _program: OwnedFd,
+        _file: File,
+    }
+
+    /// Attaches `r0 = 0; exit` to `SSL_write_ex` and `SSL_read_ex` of process `pid`, entry and return.
+    pub(super) fn attach(pid: u32) -> anyhow::Result<Probes> {
+        let maps = std::fs::read_to_string(format!("/proc/{pid}/maps"))?;
+        let line = maps.lines().find(|line| line.contains("libssl.so")).context("libssl in the process")?;
+        let path = line.split_whitespace().nth(5).context("its path")?;
+        let file = File::open(path)?;
+        let program = load()?;
+        let kind: u32 =
+            std::fs::read_to_string("/sys/bus/event_source/devices/uprobe/type")?.trim().parse()?;
+        let mut events = Vec::new();
+        for name in ["SSL_write_ex", "SSL_read_ex"] {
+            let offset = e2e::elf::file_offset(path, name)?;
+            for config in [0, 1] {
+                events.push(event(kind, config, path, offset, pid, &program)?);
+            }
+        }
+        Ok(Probes { _events: events, _program: program, _file: file })
+    }
+
+    fn load() -> anyhow::Result<OwnedFd> {
+        const INSTRUCTIONS: [u64; 2] = [0x0000_0000_0000_00b7, 0x0000_0000_0000_0095];
+        let license = CString::new("GPL")?;
+        // union bpf_attr of BPF_PROG_LOAD: type, count, instructions, license.
+        #[repr(C)]
+        struct Attr {
+            kind: u32,
+            count: u32,
+            instructions: u64,
+            license: u64,
+            rest: [u64; 15],
+        }
+        let attr = Attr {
+            kind: 2,
+            count: 2,
+            instructions: INSTRUCTIONS.as_ptr() as u64,
+            license: license.as_ptr() as u64,
+            rest: [0; 15],
+        };
+        // SAFETY: the attribute block and what it points to live until the call returns.
+        let fd = unsafe { libc::syscall(libc::SYS_bpf, 5, &raw const attr, size_of::<Attr>()) };
+        owned(fd, "bpf(BPF_PROG_LOAD)")
+    }
+
+    fn event(
+        kind: u32,
+        config: u64,
+        path: &str,
+        offset: u64,
+        pid: u32,
+        program: &OwnedFd,
+    ) -> anyhow::Result<OwnedFd> {
+        let path = CString::new(path)?;
+        // struct perf_event_attr, PERF_ATTR_SIZE_VER0 with config1 and config2 (VER1, VER2) zero-extended.
+        #[repr(C)]
+        struct Attr {
+            kind: u32,
+            size: u32,
+            config: u64,
+            before: [u64; 5],
+            config1: u64,
+            config2: u64,
+            rest: [u64; 7],
+        }
+        let attr = Attr {
+            kind,
+            size: u32::try_from(size_of::<Attr>())?,
+            config,
+            before: [0; 5],
+            config1: path.as_ptr() as u64,
+            config2: offset,
+            rest: [0; 7],
+        };
+        // SAFETY: the attribute block and the path it points to live until the call returns.
+        let fd = unsafe { libc::syscall(libc::SYS_perf_event_open, &raw const attr, pid, -1, -1, 8) };
+        let event = owned(fd, "perf_event_open")?;
+        const SET_BPF: libc::c_ulong = 0x4004_2408;
+        const ENABLE: libc::c_ulong = 0x2400;
+        // SAFETY: both descriptors are open; the requests take an integer.
+        let done = unsafe {
+            libc::ioctl(event.as_raw_fd(), SET_BPF, program.as_raw_fd()) == 0
+                && libc::ioctl(event.as_raw_fd(), ENABLE, 0) == 0
+        };
+        if !done {
+            bail!("attaching the bare program: {}", std::io::Error::last_os_error());
+        }
+        Ok(event)
+    }
+
+    fn owned(fd: libc::c_long, what: &str) -> anyhow::Result<OwnedFd> {
+        if fd < 0 {
+            bail!("{what}: {}", std::io::Error::last_os_error());
+        }
+        // SAFETY: the kernel just returned this descriptor and nobody else knows it.
+        Ok(unsafe { OwnedFd::from_raw_fd(i32::try_from(fd)?) })
+    }
+}

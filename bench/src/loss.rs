@@ -1,0 +1,53 @@
+//! Loss under unthrottled 16 KB writes: what share of the plaintext does not arrive, and whether all of it is counted.
+
+use anyhow::Context;
+use e2e::daemon::Daemon;
+use e2e::lab::Lab;
+use e2e::toolbox::{Toolbox, workspace};
+use serde_json::Value;
+
+/// Requests of 1 MiB.
+const REQUESTS: u64 = 512;
+
+/// Floods one session and compares the client's count with the kernel's.
+pub fn run() -> anyhow::Result<()> {
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "")?;
+    let python = Toolbox::get().python.as_ref().context("Python")?;
+    let flood = |requests: u64| -> anyhow::Result<Value> {
+        let mut command = lab.world.command(lab.path(), python)?;
+        command.arg(workspace().join("bench/clients/flood.py")).arg(requests.to_string()).arg("0.2");
+        Ok(serde_json::from_slice(&command.output()?.stdout)?)
+    };
+    flood(1)?;
+    let counters = || -> anyhow::Result<Value> {
+        let doctor = daemon.json_lines(&["doctor", "--json"])?;
+        let lists = ["counters", "losses"].iter().filter_map(|list| doctor[0][*list].as_array());
+        Ok(Value::Object(
+            lists
+                .flatten()
+                .map(|e| (e["name"].as_str().unwrap_or("").to_owned(), e["value"].clone()))
+                .collect(),
+        ))
+    };
+    let before = counters()?;
+    let report = flood(REQUESTS)?;
+    let after = counters()?;
+    let grown =
+        |name: &str| after[name].as_u64().unwrap_or(0).saturating_sub(before[name].as_u64().unwrap_or(0));
+    let sent = report["sent"].as_u64().context("bytes sent")?;
+    let seconds = report["seconds"].as_f64().context("seconds")?;
+    let (seen, emitted, lost) =
+        (grown("AiBytesSeen"), grown("AiBytesEmitted"), grown("LostContentRingFullBytes"));
+    let faults = grown("LostUserFaultBytes") + grown("CallTailBytesSkipped");
+    println!("## Loss under unthrottled 16 KB writes (aim: below 1 %, all accounted)");
+    #[expect(clippy::cast_precision_loss, reason = "printed")]
+    let (rate, share) = (sent as f64 / seconds / 1e6, lost as f64 * 100.0 / seen.max(1) as f64);
+    println!(
+        "client wrote {sent} bytes at {rate:.0} MB/s; seen {seen} (with the answers), emitted {emitted}, lost {lost} ({share:.3} %)"
+    );
+    let rest = i128::from(seen) - i128::from(emitted) - i128::from(lost) - i128::from(faults);
+    println!("unaccounted: {rest} bytes");
+    daemon.stop()?;
+    Ok(())
+}

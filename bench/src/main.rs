@@ -1,0 +1,113 @@
+//! `bench`: every performance promise as a figure, a ratio within one run wherever two things are compared.
+
+mod app_cost;
+mod exit_time;
+mod ingest;
+mod latency;
+mod loss;
+mod measure;
+mod memory;
+mod metering;
+mod node_cost;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+#[derive(Parser)]
+#[command(about = "Measures Venturi's performance promises")]
+struct Arguments {
+    #[command(subcommand)]
+    bench: Bench,
+}
+
+#[derive(Subcommand)]
+enum Bench {
+    /// CPU added to the application per write+read pair, beside a bare probe pair on the same functions.
+    App {
+        /// Interleaved rounds.
+        #[arg(long, default_value_t = 9)]
+        rounds: usize,
+    },
+    /// What unrelated traffic of the node pays, at rest and with an open tap.
+    Node {
+        /// Interleaved pairs.
+        #[arg(long, default_value_t = 20)]
+        pairs: usize,
+    },
+    /// Latency of a real SDK call: direct, with the daemon, through the LiteLLM proxy.
+    Latency {
+        /// Calls per side.
+        #[arg(long, default_value_t = 100)]
+        calls: usize,
+        /// Leave the LiteLLM proxy out.
+        #[arg(long)]
+        no_litellm: bool,
+    },
+    /// Loss under unthrottled 16 KB writes.
+    Loss,
+    /// Meter throughput beside a full simd-json parse of the same bytes.
+    Meter,
+    /// Store ingest and query.
+    Store,
+    /// PSS of both processes, idle and loaded.
+    Memory,
+    /// Exit time with armed processes.
+    Exit {
+        /// Armed processes.
+        #[arg(long, default_value_t = 100)]
+        processes: usize,
+    },
+    /// Everything, one after the other.
+    All,
+    /// The far end of the node's traffic; started by `node`.
+    #[command(hide = true)]
+    Serve {
+        /// Where to listen.
+        address: std::net::SocketAddr,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse().bench) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(bench: &Bench) -> anyhow::Result<()> {
+    match bench {
+        Bench::App { rounds } => app_cost::run(*rounds),
+        Bench::Node { pairs } => node(*pairs),
+        Bench::Latency { calls, no_litellm } => latency::run(*calls, !no_litellm),
+        Bench::Loss => loss::run(),
+        Bench::Meter => metering::run(),
+        Bench::Store => ingest::run(),
+        Bench::Memory => memory::run(),
+        Bench::Exit { processes } => exit_time::run(*processes),
+        Bench::All => {
+            metering::run()?;
+            ingest::run()?;
+            app_cost::run(9)?;
+            latency::run(100, true)?;
+            loss::run()?;
+            memory::run()?;
+            exit_time::run(100)?;
+            node(20)
+        }
+        Bench::Serve { address } => node_cost::serve(*address),
+    }
+}
+
+fn node(pairs: usize) -> anyhow::Result<()> {
+    for (name, config) in [("at rest", ""), ("tap always open", "[capture]\ntap = \"always\"\n")] {
+        println!("## What the node pays, {name} (time per step with / without the daemon)");
+        for (load, ratio) in node_cost::run(pairs, config)? {
+            println!("{load:32} {ratio}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,37 @@
+//! Proportional set size of both processes, idle and loaded.
+
+use anyhow::Context;
+use e2e::clients::{self, Call, Client};
+use e2e::daemon::Daemon;
+use e2e::lab::Lab;
+
+/// Prints the PSS of main and attacher before and after 2,000 calls.
+pub fn run() -> anyhow::Result<()> {
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "")?;
+    println!("## Memory (PSS, MiB; aim: at most 40 idle, both processes)");
+    report("idle", &daemon)?;
+    let calls: Vec<Call> =
+        (0..2_000).map(|seed| Call::new("chat", seed % 2 == 0, 1_000_000 + seed)).collect();
+    clients::run(Client::PythonHttpx, &lab.world, lab.path(), &calls)?;
+    daemon.calls_until(|records| records.len() >= 1_990)?;
+    report("after 2,000 calls", &daemon)?;
+    daemon.stop()?;
+    Ok(())
+}
+
+fn report(when: &str, daemon: &Daemon) -> anyhow::Result<()> {
+    let main = daemon.child.id();
+    let children = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children"))?;
+    let attacher: u32 = children.split_whitespace().next().context("the attacher")?.parse()?;
+    let (main, attacher) = (pss_mib(main)?, pss_mib(attacher)?);
+    println!("{when:20} venturid {main:6.1}   venturi-attach {attacher:6.1}   sum {:6.1}", main + attacher);
+    Ok(())
+}
+
+fn pss_mib(pid: u32) -> anyhow::Result<f64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pss:")).context("Pss in smaps_rollup")?;
+    let kib: f64 = line.split_whitespace().next().context("a number")?.parse()?;
+    Ok(kib / 1024.0)
+}

@@ -1,0 +1,4 @@
+//! Placeholder until the pipeline's options exist.
+pub fn run() -> anyhow::Result<()> {
+    Ok(())
+}

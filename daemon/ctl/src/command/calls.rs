@@ -1,0 +1,161 @@
+//! `venturi calls`: calls to providers, the newest at the bottom; with `--follow` as they end.
+
+use std::path::Path;
+
+use jiff::Timestamp;
+use proto::v1::{AttributionRecord, ListAttributionsRequest, WatchAttributionsRequest};
+
+use crate::action::{Calls, Listing};
+use crate::client::Client;
+use crate::command::{TABLE_ROWS, page_limit, range};
+use crate::failure::{Failure, Outcome};
+use crate::follow::{BackOff, Cursor};
+use crate::output::json::Object;
+use crate::output::table::Rolling;
+use crate::output::{Look, call, print, table, text};
+
+/// Lists or follows.
+pub(crate) async fn run(
+    client: Client,
+    socket: &Path,
+    calls: Calls,
+    json: bool,
+    now: Timestamp,
+) -> Result<Outcome, Failure> {
+    let Calls { follow, listing } = calls;
+    if !follow {
+        return list(&client, listing, json, now).await;
+    }
+    let cursor = Cursor::new(listing.since.map(|since| since.resolve(now)), now);
+    let mut sink = Sink::new(json, listing.limit)?;
+    self::follow(client, socket, &listing.tenant, cursor, &mut |record| sink.show(record)).await
+}
+
+/// Without a limit every call is printed as its page arrives, oldest first; with one the newest are gathered backwards.
+async fn list(client: &Client, listing: Listing, json: bool, now: Timestamp) -> Result<Outcome, Failure> {
+    let limit = if json { listing.limit } else { listing.limit.or(Some(TABLE_ROWS)) };
+    let mut request = ListAttributionsRequest {
+        tenant: listing.tenant,
+        range: range(listing.since, now),
+        descending: limit.is_some(),
+        ..ListAttributionsRequest::default()
+    };
+    let mut newest: Vec<AttributionRecord> = Vec::new();
+    loop {
+        request.limit = page_limit(None);
+        let page = client.attributions(request.clone()).await?;
+        match limit {
+            Some(_) => newest.extend(page.records.into_iter().filter(|record| record.exchange.is_some())),
+            None => print(&lines(&page.records))?,
+        }
+        let full = limit.is_some_and(|limit| newest.len() as u64 >= limit);
+        if full || page.next_cursor.is_empty() {
+            break;
+        }
+        request.cursor = page.next_cursor;
+    }
+    newest.truncate(limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX)));
+    newest.reverse();
+    if json {
+        print(&lines(&newest))?;
+    } else if newest.is_empty() {
+        print("no call to a provider was seen\n")?;
+    } else {
+        print(&table::of(Look::of_stdout(), call::COLUMNS, &newest))?;
+    }
+    Ok(Outcome::Good)
+}
+
+fn lines(records: &[AttributionRecord]) -> String {
+    records.iter().filter_map(call::object).map(Object::into_line).collect()
+}
+
+/// Shows one call; true if no more are wanted.
+pub(crate) type Show<'a> = dyn FnMut(&AttributionRecord) -> Result<bool, Failure> + 'a;
+
+/// Shows calls as they become durable, until `--limit` is reached or the reader goes away. A daemon that restarts is
+/// waited for; one that was never there is an error.
+pub(crate) async fn follow(
+    client: Client,
+    socket: &Path,
+    tenant: &str,
+    mut cursor: Cursor,
+    show: &mut Show<'_>,
+) -> Result<Outcome, Failure> {
+    let mut back_off = BackOff::new();
+    let mut connected = Some(client);
+    loop {
+        let attempt = match connected.take() {
+            Some(client) => Ok(client),
+            None => Client::connect(socket).await,
+        };
+        let ended = match attempt {
+            Ok(client) => watch(&client, tenant, &mut cursor, show, &mut back_off).await,
+            Err(failure) => Err(failure),
+        };
+        match ended {
+            Ok(Watch::Enough) => return Ok(Outcome::Good),
+            Err(failure) if !failure.may_pass() => return Err(failure),
+            Ok(Watch::Ended) | Err(_) => tokio::time::sleep(back_off.pause()).await,
+        }
+    }
+}
+
+/// How a watch ended without an error.
+enum Watch {
+    /// The reader has what it asked for.
+    Enough,
+    /// The daemon ended it.
+    Ended,
+}
+
+async fn watch(
+    client: &Client,
+    tenant: &str,
+    cursor: &mut Cursor,
+    show: &mut Show<'_>,
+    back_off: &mut BackOff,
+) -> Result<Watch, Failure> {
+    let request = WatchAttributionsRequest {
+        tenant: tenant.to_owned(),
+        since: cursor.open().map(text::stamp),
+        include_flows: false,
+    };
+    let mut records = client.watch(request).await?;
+    while let Some(record) = records.message().await.map_err(|status| Failure::Refused(Box::new(status)))? {
+        back_off.reset();
+        if record.exchange.is_some() && cursor.admit(&record) && show(&record)? {
+            return Ok(Watch::Enough);
+        }
+    }
+    Ok(Watch::Ended)
+}
+
+/// Where followed calls go: one line each, at once.
+struct Sink {
+    /// `None`: JSON.
+    table: Option<Rolling<AttributionRecord>>,
+    /// Calls still wanted; `None`: all.
+    left: Option<u64>,
+}
+
+impl Sink {
+    fn new(json: bool, limit: Option<u64>) -> Result<Sink, Failure> {
+        let table = (!json).then(|| Rolling::new(Look::of_stdout(), call::COLUMNS));
+        if let Some(table) = &table {
+            print(&format!("{}\n", table.heading()))?;
+        }
+        Ok(Sink { table, left: limit })
+    }
+
+    /// Shows one call; true if it was the last one wanted.
+    fn show(&mut self, record: &AttributionRecord) -> Result<bool, Failure> {
+        let line = match &self.table {
+            Some(table) => format!("{}\n", table.row(record)),
+            None => lines(std::slice::from_ref(record)),
+        };
+        print(&line)?;
+        self.left = self.left.map(|left| left.saturating_sub(1));
+        Ok(self.left == Some(0))
+    }
+}

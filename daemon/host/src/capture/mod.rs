@@ -1,0 +1,5 @@
+//! From the attacher's rings to the pure pipeline.
+
+pub mod attacher_client;
+pub mod event;
+pub mod status;

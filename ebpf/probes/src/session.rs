@@ -1,0 +1,175 @@
+//! TLS sessions: opened, named, judged, freed.
+//!
+//! A session is (process, `SSL*`, when we saw it first). Its name decides what may leave the kernel; a name that is
+//! not a provider's is final, main can neither see nor change it.
+
+use abi::control::{SessionKey, SessionState, Verdict, VerdictKey};
+use abi::counter::Counter;
+use abi::event::{Kind, SessionFreed, SessionNamed};
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
+use aya_ebpf::macros::uprobe;
+use aya_ebpf::programs::ProbeContext;
+
+use crate::maps::{EVENTS, PROGRAMS, SESSIONS, VERDICTS, is_self};
+use crate::note::{count, lose};
+use crate::process::head;
+use crate::regs::argument;
+use crate::resolver::{is_provider, read_name};
+use crate::task::{current, current_tgid, describe, start_ns};
+
+/// `SSL_CTRL_SET_TLSEXT_HOSTNAME`
+const SET_HOST_NAME: u32 = 55;
+
+/// `SSL_ctrl(SSL *ssl, int cmd, long larg, void *parg)`; `SSL_set_tlsext_host_name` is a macro around it.
+#[uprobe]
+fn ssl_ctrl_entry(ctx: ProbeContext) -> u32 {
+    let (ssl, name) = (argument(&ctx, 0), argument(&ctx, 3));
+    if argument(&ctx, 1) as u32 != SET_HOST_NAME || argument(&ctx, 2) != 0 || ssl == 0 || name == 0 {
+        return 0;
+    }
+    let tgid = current_tgid();
+    if is_self(tgid) {
+        return 0;
+    }
+    let Some(mut record) = EVENTS.reserve::<SessionNamed>(0) else {
+        lose(Counter::LostEventsRingFull, 1);
+        return 0;
+    };
+    let out = record.as_mut_ptr();
+    // SAFETY: `out` is the reserved record; every field is written before it is submitted, the name as far as its
+    // length says.
+    let (len, is_ai) = unsafe {
+        let len = read_name(&raw mut (*out).name, name);
+        (len, len > 0 && is_provider(&raw const (*out).name, len))
+    };
+    if len == 0 {
+        record.discard(0);
+        return 0;
+    }
+    let verdict = if is_ai { Verdict::Ai } else { Verdict::NotAi };
+    count(if is_ai { Counter::SessionsAi } else { Counter::SessionsNotAi }, 1);
+    let key = SessionKey { ssl, tgid, reserved: 0 };
+    let opened_ns = named(&key, verdict);
+    if !is_ai {
+        record.discard(0);
+        return 0;
+    }
+    // SAFETY: as above.
+    unsafe {
+        (*out).head = head::<SessionNamed>(Kind::SessionNamed);
+        describe(&raw mut (*out).task);
+        (*out).ssl = ssl;
+        (*out).opened_ns = opened_ns;
+        (*out).verdict = verdict.wire();
+        (*out).name_len = len;
+    }
+    record.submit(0);
+    0
+}
+
+/// `SSL_free(SSL *ssl)`
+#[uprobe]
+fn ssl_free_entry(ctx: ProbeContext) -> u32 {
+    let key = SessionKey { ssl: argument(&ctx, 0), tgid: current_tgid(), reserved: 0 };
+    let Some(state) = find(&key) else {
+        let _ = SESSIONS.remove(&key);
+        return 0;
+    };
+    // SAFETY: `state` points into the map; the library forbids other use of a session that is freed.
+    let state = unsafe { &*state };
+    if state.verdict != Verdict::NotAi.wire() {
+        match EVENTS.reserve::<SessionFreed>(0) {
+            None => lose(Counter::LostEventsRingFull, 1),
+            Some(mut record) => {
+                let out = record.as_mut_ptr();
+                // SAFETY: `out` is the reserved record; every field is written before it is submitted.
+                unsafe {
+                    (*out).head = head::<SessionFreed>(Kind::SessionFreed);
+                    (*out).ssl = key.ssl;
+                    (*out).opened_ns = state.opened_ns;
+                    (*out).sent = state.sent;
+                    (*out).received = state.received;
+                    (*out).start_ns = state.start_ns;
+                    (*out).tgid = key.tgid;
+                    (*out).records = state.seq;
+                }
+                record.submit(0);
+            }
+        }
+        let _ = VERDICTS.remove(&verdict_key(&key, state.opened_ns));
+    }
+    let _ = SESSIONS.remove(&key);
+    0
+}
+
+/// The session, unless it is one that an earlier program of the same process id left behind.
+#[inline(always)]
+pub(crate) fn find(key: &SessionKey) -> Option<*mut SessionState> {
+    let state = SESSIONS.get_ptr_mut(key)?;
+    let since = match PROGRAMS.get_ptr(&key.tgid) {
+        // SAFETY: `since` points into the map.
+        Some(since) => unsafe { *since },
+        None => 0,
+    };
+    // SAFETY: `state` points into the map.
+    if unsafe { (*state).opened_ns } < since { None } else { Some(state) }
+}
+
+/// Makes a session that begins now. `None` if the table is full.
+#[inline(always)]
+pub(crate) fn open(key: &SessionKey, verdict: Verdict) -> Option<*mut SessionState> {
+    let state = SessionState {
+        // SAFETY: no arguments.
+        opened_ns: unsafe { bpf_ktime_get_ns() },
+        start_ns: start_ns(current()),
+        sent: 0,
+        received: 0,
+        seq: 0,
+        verdict: verdict.wire(),
+        prefix_writes: 0,
+        reserved: 0,
+    };
+    let _ = PROGRAMS.insert(&key.tgid, &0, u64::from(BPF_NOEXIST));
+    if SESSIONS.insert(key, &state, 0).is_err() {
+        lose(Counter::LostSessionsFull, 1);
+    }
+    SESSIONS.get_ptr_mut(key)
+}
+
+/// Gives a session its name's verdict; one that moved bytes before is another session in the same memory (an `SSL`
+/// that was cleared and used again). Returns when it was opened.
+#[inline(always)]
+fn named(key: &SessionKey, verdict: Verdict) -> u64 {
+    if let Some(state) = find(key) {
+        // SAFETY: `state` points into the map; a session is used by one thread at a time.
+        let state = unsafe { &mut *state };
+        if state.sent == 0 && state.received == 0 {
+            state.verdict = verdict.wire();
+            return state.opened_ns;
+        }
+    }
+    match open(key, verdict) {
+        // SAFETY: `state` points into the map.
+        Some(state) => unsafe { (*state).opened_ns },
+        None => 0,
+    }
+}
+
+/// What may leave the kernel of this session, with main's decision taken over. A name that is not a provider's is
+/// final.
+#[inline(always)]
+pub(crate) fn judge(key: &SessionKey, state: &mut SessionState) -> u32 {
+    if state.verdict != Verdict::NotAi.wire() {
+        if let Some(decided) = VERDICTS.get_ptr(&verdict_key(key, state.opened_ns)) {
+            // SAFETY: `decided` points into the map.
+            state.verdict = unsafe { *decided };
+        }
+    }
+    state.verdict
+}
+
+#[inline(always)]
+fn verdict_key(key: &SessionKey, opened_ns: u64) -> VerdictKey {
+    VerdictKey { ssl: key.ssl, opened_ns, tgid: key.tgid, reserved: 0 }
+}
