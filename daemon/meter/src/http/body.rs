@@ -1,0 +1,327 @@
+//! Content codings, undone as the bytes come: gzip, deflate (zlib and raw), br, zstd, stacked.
+//!
+//! Decoding never waits for more input than it needs and never gives more than the bounds in [`crate::limits`] allow.
+//! A hole or a broken stream ends decoding for good: what would follow is noise.
+
+use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use flate2::{Decompress, FlushDecompress, Status};
+use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
+
+use super::{Header, header};
+use crate::exchange::Reason;
+use crate::limits::{
+    Budget, CODINGS_MAX, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease, ZSTD_WINDOW_LOG_MAX,
+};
+
+/// Undoes the content codings of one body.
+#[derive(Debug, Default)]
+pub struct Decoder {
+    /// The coding applied last comes first.
+    stages: Vec<Stage>,
+    broken: Option<Reason>,
+}
+
+impl Decoder {
+    /// The decoder for the field `content-encoding` of a message.
+    pub fn new(headers: &[Header<'_>], budget: &Budget) -> Decoder {
+        let names = header(headers, "content-encoding").unwrap_or("");
+        let mut decoder = Decoder::default();
+        for name in names.rsplit(',').map(str::trim).filter(|name| !name.is_empty()) {
+            if name.eq_ignore_ascii_case("identity") {
+                continue;
+            }
+            if decoder.stages.len() == CODINGS_MAX {
+                decoder.broken = Some(Reason::LimitReached);
+                break;
+            }
+            match Stage::new(name, budget) {
+                Ok(stage) => decoder.stages.push(stage),
+                Err(reason) => {
+                    decoder.broken = Some(reason);
+                    break;
+                }
+            }
+        }
+        decoder
+    }
+
+    /// Hands what `bytes` decode to on to `out`, in parts.
+    ///
+    /// # Errors
+    /// The reason why nothing more can be decoded; it stays.
+    pub fn push(&mut self, bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
+        if let Some(reason) = self.broken {
+            return Err(reason);
+        }
+        run(&mut self.stages, bytes, out).inspect_err(|reason| self.broken = Some(*reason))
+    }
+
+    /// Bytes are missing here: whether decoding can go on after them.
+    pub fn gap(&mut self) -> bool {
+        if !self.stages.is_empty() {
+            self.broken = self.broken.or(Some(Reason::Gap));
+        }
+        self.broken.is_none()
+    }
+}
+
+fn run(stages: &mut [Stage], bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
+    let Some((stage, later)) = stages.split_first_mut() else {
+        out(bytes);
+        return Ok(());
+    };
+    stage.push(bytes, &mut |part| run(later, part, out))
+}
+
+/// One coding.
+struct Stage {
+    coding: Coding,
+    taken: u64,
+    given: u64,
+    _lease: Lease,
+}
+
+impl std::fmt::Debug for Stage {
+    /// Counts only: the window holds the body.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Stage").field("taken", &self.taken).field("given", &self.given).finish_non_exhaustive()
+    }
+}
+
+enum Coding {
+    Gzip(Box<Gzip>),
+    Deflate(Deflate),
+    Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>, bool),
+    Zstd(Box<ZstdDecoder<'static>>),
+}
+
+impl Stage {
+    fn new(name: &str, budget: &Budget) -> Result<Stage, Reason> {
+        let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
+        let (coding, lease) = if is(&["gzip", "x-gzip"]) {
+            (Coding::Gzip(Box::new(Gzip::new())), budget.lease(INFLATE_BYTES))
+        } else if is(&["deflate"]) {
+            (Coding::Deflate(Deflate::Unknown(None)), budget.lease(INFLATE_BYTES))
+        } else if is(&["br"]) {
+            let state =
+                BrotliState::new(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
+            (Coding::Brotli(Box::new(state), false), budget.window())
+        } else if is(&["zstd"]) {
+            let mut decoder = ZstdDecoder::new().map_err(|_| Reason::Undecodable)?;
+            decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX)).map_err(|_| Reason::Undecodable)?;
+            (Coding::Zstd(Box::new(decoder)), budget.window())
+        } else {
+            return Err(Reason::Undecodable);
+        };
+        let lease = lease.ok_or(Reason::LimitReached)?;
+        Ok(Stage { coding, taken: 0, given: 0, _lease: lease })
+    }
+
+    fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), Reason> {
+        let mut buffer = [0; DECODE_BUFFER];
+        loop {
+            let (used, made) = self.coding.step(bytes, &mut buffer)?;
+            bytes = bytes.get(used..).unwrap_or_default();
+            self.taken = self.taken.saturating_add(used as u64);
+            self.given = self.given.saturating_add(made as u64);
+            if self.given > EXPANSION_FLOOR && self.given / EXPANSION_RATIO_MAX > self.taken {
+                return Err(Reason::LimitReached);
+            }
+            if made > 0 {
+                out(buffer.get(..made).unwrap_or_default())?;
+            }
+            if made < buffer.len() && (bytes.is_empty() || used == 0) {
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Coding {
+    /// Decodes some of `bytes` into `buffer`: how many were used and made. Nothing used and nothing made means that
+    /// the rest is of no use.
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize), Reason> {
+        match self {
+            Coding::Gzip(gzip) => gzip.step(bytes, buffer),
+            Coding::Deflate(deflate) => deflate.step(bytes, buffer),
+            Coding::Brotli(_, true) => Ok((0, 0)),
+            Coding::Brotli(state, ended) => {
+                let (mut available_in, mut used) = (bytes.len(), 0);
+                let (mut available_out, mut made, mut total) = (buffer.len(), 0, 0);
+                match BrotliDecompressStream(
+                    &mut available_in,
+                    &mut used,
+                    bytes,
+                    &mut available_out,
+                    &mut made,
+                    buffer,
+                    &mut total,
+                    state,
+                ) {
+                    BrotliResult::ResultFailure => return Err(Reason::Undecodable),
+                    BrotliResult::ResultSuccess => *ended = true,
+                    BrotliResult::NeedsMoreInput | BrotliResult::NeedsMoreOutput => {}
+                }
+                Ok((used, made))
+            }
+            Coding::Zstd(decoder) => {
+                let status = decoder.run_on_buffers(bytes, buffer).map_err(|_| Reason::Undecodable)?;
+                Ok((status.bytes_read, status.bytes_written))
+            }
+        }
+    }
+}
+
+fn inflate(state: &mut Decompress, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize, bool), Reason> {
+    let (taken, given) = (state.total_in(), state.total_out());
+    let status = state.decompress(bytes, buffer, FlushDecompress::None).map_err(|_| Reason::Undecodable)?;
+    let used = usize::try_from(state.total_in() - taken).unwrap_or(bytes.len());
+    let made = usize::try_from(state.total_out() - given).unwrap_or(buffer.len());
+    Ok((used, made, status == Status::StreamEnd))
+}
+
+/// `deflate` is zlib by the standard and raw deflate by the habit of some servers.
+enum Deflate {
+    /// Holds the first byte, if it came alone.
+    Unknown(Option<u8>),
+    Known { state: Box<Decompress>, first: Option<u8>, ended: bool },
+}
+
+impl Deflate {
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize), Reason> {
+        match self {
+            Deflate::Unknown(first) => {
+                let (low, high) = match (*first, bytes) {
+                    (_, []) => return Ok((0, 0)),
+                    (None, [byte]) => {
+                        *first = Some(*byte);
+                        return Ok((1, 0));
+                    }
+                    (None, [low, high, ..]) => (*low, *high),
+                    (Some(low), [high, ..]) => (low, *high),
+                };
+                let zlib = low & 0x0f == 8 && (u16::from(low) << 8 | u16::from(high)) % 31 == 0;
+                *self = Deflate::Known { state: Box::new(Decompress::new(zlib)), first: *first, ended: false };
+                self.step(bytes, buffer)
+            }
+            Deflate::Known { ended: true, .. } => Ok((0, 0)),
+            Deflate::Known { state, first, ended } => {
+                if let Some(byte) = first.take() {
+                    inflate(state, &[byte], buffer)?;
+                }
+                let (used, made, over) = inflate(state, bytes, buffer)?;
+                *ended = over;
+                Ok((used, made))
+            }
+        }
+    }
+}
+
+/// RFC 1952: members of header, raw deflate and an eight-byte trailer.
+struct Gzip {
+    place: GzipPlace,
+    state: Decompress,
+    flags: u8,
+    members: u32,
+}
+
+#[derive(Clone, Copy)]
+enum GzipPlace {
+    /// At this byte of the fixed header.
+    Fixed(u8),
+    /// In the low or high byte of the length of the extra field.
+    ExtraLength(u8, u16),
+    /// Bytes of the extra field to come.
+    Extra(u16),
+    Name,
+    Comment,
+    /// Bytes of the header's checksum to come.
+    HeaderChecksum(u8),
+    Data,
+    /// Bytes of the trailer to come.
+    Trailer(u8),
+    /// After the last member: padding.
+    Over,
+}
+
+const FLAG_HEADER_CHECKSUM: u8 = 2;
+const FLAG_EXTRA: u8 = 4;
+const FLAG_NAME: u8 = 8;
+const FLAG_COMMENT: u8 = 16;
+
+impl Gzip {
+    fn new() -> Gzip {
+        Gzip { place: GzipPlace::Fixed(0), state: Decompress::new(false), flags: 0, members: 0 }
+    }
+
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize), Reason> {
+        let mut used = 0;
+        loop {
+            if let GzipPlace::Data = self.place {
+                let rest = bytes.get(used..).unwrap_or_default();
+                let (taken, made, ended) = inflate(&mut self.state, rest, buffer)?;
+                if ended {
+                    self.place = GzipPlace::Trailer(8);
+                }
+                return Ok((used + taken, made));
+            }
+            let Some(byte) = bytes.get(used) else { return Ok((used, 0)) };
+            used += 1;
+            self.place = self.header(*byte)?;
+        }
+    }
+
+    fn header(&mut self, byte: u8) -> Result<GzipPlace, Reason> {
+        Ok(match self.place {
+            GzipPlace::Fixed(at) => {
+                let good = match at {
+                    0 => byte == 0x1f,
+                    1 => byte == 0x8b,
+                    2 => byte == 8,
+                    _ => true,
+                };
+                if !good {
+                    return if self.members > 0 { Ok(GzipPlace::Over) } else { Err(Reason::Undecodable) };
+                }
+                if at == 3 {
+                    self.flags = byte;
+                }
+                if at < 9 { GzipPlace::Fixed(at + 1) } else { self.after(0) }
+            }
+            GzipPlace::ExtraLength(0, _) => GzipPlace::ExtraLength(1, u16::from(byte)),
+            GzipPlace::ExtraLength(_, low) => match low | u16::from(byte) << 8 {
+                0 => self.after(FLAG_EXTRA),
+                length => GzipPlace::Extra(length),
+            },
+            GzipPlace::Extra(1) => self.after(FLAG_EXTRA),
+            GzipPlace::Extra(left) => GzipPlace::Extra(left - 1),
+            GzipPlace::Name if byte == 0 => self.after(FLAG_NAME),
+            GzipPlace::Comment if byte == 0 => self.after(FLAG_COMMENT),
+            GzipPlace::HeaderChecksum(2) => GzipPlace::HeaderChecksum(1),
+            GzipPlace::HeaderChecksum(_) => GzipPlace::Data,
+            GzipPlace::Trailer(1) => {
+                self.state.reset(false);
+                self.members = self.members.saturating_add(1);
+                GzipPlace::Fixed(0)
+            }
+            GzipPlace::Trailer(left) => GzipPlace::Trailer(left - 1),
+            place @ (GzipPlace::Name | GzipPlace::Comment | GzipPlace::Data | GzipPlace::Over) => place,
+        })
+    }
+
+    /// What follows once the optional field `done` (0: the fixed header) is over.
+    fn after(&self, done: u8) -> GzipPlace {
+        let next = |flag: u8| self.flags & flag != 0 && (done < flag && done != FLAG_HEADER_CHECKSUM);
+        if next(FLAG_EXTRA) {
+            GzipPlace::ExtraLength(0, 0)
+        } else if next(FLAG_NAME) {
+            GzipPlace::Name
+        } else if next(FLAG_COMMENT) {
+            GzipPlace::Comment
+        } else if self.flags & FLAG_HEADER_CHECKSUM != 0 {
+            GzipPlace::HeaderChecksum(2)
+        } else {
+            GzipPlace::Data
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! HTTP as the meter sees it: messages of a session, in both directions, in whatever version they travel.
+//!
+//! A protocol turns pieces of two streams into calls of a [`Sink`]: a head begins a message under a key, data and end
+//! follow under the same key, in any interleaving. HTTP/1.1 is [`h1`]; a further protocol is a variant of [`Protocol`]
+//! and a file beside it. Nothing here knows what a body means.
+
+pub mod body;
+pub mod h1;
+pub mod sse;
+
+use crate::exchange::Reason;
+use crate::flow::Piece;
+use crate::limits::Budget;
+use crate::loss::Tally;
+use crate::pipeline::Direction;
+
+/// A header field, as parsed; names keep their case.
+pub type Header<'a> = httparse::Header<'a>;
+
+/// Tells messages of one session apart; request and response share it.
+pub type Key = u64;
+
+/// What begins a request.
+#[derive(Clone, Copy)]
+pub struct RequestHead<'a> {
+    /// Method, upper case.
+    pub method: &'a str,
+    /// Request target.
+    pub target: &'a str,
+    /// `:authority`, where the protocol has it apart from the fields.
+    pub authority: Option<&'a str>,
+    /// Fields.
+    pub headers: &'a [Header<'a>],
+}
+
+/// What begins a final response.
+#[derive(Clone, Copy)]
+pub struct ResponseHead<'a> {
+    /// Status code.
+    pub status: u16,
+    /// Fields.
+    pub headers: &'a [Header<'a>],
+}
+
+/// How a message ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By its own framing.
+    Complete,
+    /// With the connection, as its framing allows.
+    WithConnection,
+    /// Its end was not seen, for this reason.
+    Cut(Reason),
+}
+
+/// The first value of the field `name`, if it is text.
+pub fn header<'a>(headers: &[Header<'a>], name: &str) -> Option<&'a str> {
+    let field = headers.iter().find(|field| field.name.eq_ignore_ascii_case(name))?;
+    std::str::from_utf8(field.value).ok().map(str::trim)
+}
+
+/// Takes what a protocol finds.
+pub trait Sink {
+    /// A request begins. A key is used once.
+    fn request(&mut self, key: Key, head: &RequestHead<'_>);
+    /// A part of its body, without framing.
+    fn request_data(&mut self, key: Key, data: Piece<'_>);
+    /// It ended.
+    fn request_end(&mut self, key: Key, end: End);
+    /// The final response begins. A key without request is a response whose request was not seen.
+    fn response(&mut self, key: Key, head: &ResponseHead<'_>);
+    /// A part of its body, without framing.
+    fn response_data(&mut self, key: Key, data: Piece<'_>);
+    /// It ended. The key is not used again.
+    fn response_end(&mut self, key: Key, end: End);
+    /// Bytes came back that belong to no response head that was seen.
+    fn orphan(&mut self, reason: Reason);
+    /// The session went over to another protocol.
+    fn upgraded(&mut self);
+}
+
+/// What a session speaks.
+#[derive(Debug)]
+pub enum Protocol {
+    /// Not known before the first bytes.
+    Unknown(Detect),
+    /// HTTP/1.x.
+    Http1(Box<h1::Connection>),
+    /// Nothing that is metered: every byte is lost for this reason.
+    Unmetered(Reason),
+}
+
+impl Protocol {
+    /// A protocol to be found out. `joined_late` if bytes may have passed before.
+    pub fn new(joined_late: bool) -> Protocol {
+        Protocol::Unknown(Detect { joined_late, held: Vec::new() })
+    }
+
+    /// Takes the next piece of a direction. Returns the reason if the session has just turned out not to be metered.
+    pub fn push(
+        &mut self,
+        direction: Direction,
+        piece: Piece<'_>,
+        budget: &Budget,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Option<Reason> {
+        tally.seen = tally.seen.saturating_add(piece.len());
+        let detect = match self {
+            Protocol::Http1(connection) => {
+                if connection.push(direction, piece, budget, tally, sink) == h1::Next::Upgraded {
+                    *self = Protocol::Unmetered(Reason::Upgraded);
+                    return Some(Reason::Upgraded);
+                }
+                return None;
+            }
+            Protocol::Unmetered(reason) => {
+                tally.lost.add(*reason, piece.len());
+                return None;
+            }
+            Protocol::Unknown(detect) => detect,
+        };
+        let found = detect.look(direction, piece);
+        if found == Detected::More {
+            if let Piece::Bytes(bytes) = piece {
+                detect.held.extend_from_slice(bytes);
+            }
+            return None;
+        }
+        let (held, joined_late) = (std::mem::take(&mut detect.held), detect.joined_late);
+        let reason = match found {
+            Detected::Http2 => Reason::Http2,
+            Detected::Neither => Reason::NotHttp,
+            Detected::Http1 | Detected::More => {
+                let mut connection = Box::new(h1::Connection::new(joined_late));
+                connection.push(Direction::Sent, Piece::Bytes(&held), budget, tally, sink);
+                connection.push(direction, piece, budget, tally, sink);
+                *self = Protocol::Http1(connection);
+                return None;
+            }
+        };
+        tally.lost.add(reason, piece.len().saturating_add(held.len() as u64));
+        *self = Protocol::Unmetered(reason);
+        Some(reason)
+    }
+
+    /// The session is over, or given up for `reason`: everything open ends.
+    pub fn finish(&mut self, reason: Option<Reason>, tally: &mut Tally, sink: &mut impl Sink) {
+        match self {
+            Protocol::Http1(connection) => connection.finish(reason, tally, sink),
+            Protocol::Unmetered(_) => {}
+            Protocol::Unknown(detect) => {
+                tally.lost.add(reason.unwrap_or(Reason::NotHttp), detect.held.len() as u64);
+            }
+        }
+        *self = Protocol::Unmetered(reason.unwrap_or(Reason::UnknownSession));
+    }
+}
+
+/// The first bytes of a session that has not shown what it speaks.
+#[derive(Debug, Default)]
+pub struct Detect {
+    joined_late: bool,
+    held: Vec<u8>,
+}
+
+/// What the first bytes say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Detected {
+    Http1,
+    Http2,
+    Neither,
+    More,
+}
+
+/// What a client sends first in HTTP/2.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Longest method of interest and its space.
+const METHOD_MAX: usize = 8;
+
+impl Detect {
+    fn look(&self, direction: Direction, piece: Piece<'_>) -> Detected {
+        let otherwise = if self.joined_late { Detected::Http1 } else { Detected::Neither };
+        let bytes = match piece {
+            // What was lost may have been a head: HTTP/1 finds its way back, HTTP/2 shows itself by its frames.
+            Piece::Gap(_) => return Detected::Http1,
+            Piece::Bytes([]) => return Detected::More,
+            Piece::Bytes(bytes) => bytes,
+        };
+        if direction == Direction::Received {
+            return match bytes {
+                _ if bytes.starts_with(b"HTTP/1.") => Detected::Http1,
+                _ if is_frame(bytes) => Detected::Http2,
+                _ if self.held.is_empty() => otherwise,
+                _ => Detected::Http1,
+            };
+        }
+        let mut first = [0; PREFACE.len()];
+        let mut len = 0;
+        for (slot, byte) in first.iter_mut().zip(self.held.iter().chain(bytes)) {
+            *slot = *byte;
+            len += 1;
+        }
+        let first = first.get(..len).unwrap_or_default();
+        if PREFACE.starts_with(first) {
+            return if first.len() == PREFACE.len() { Detected::Http2 } else { Detected::More };
+        }
+        let letters = first.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
+        match first.get(letters) {
+            Some(b' ') if letters >= 3 => Detected::Http1,
+            None if letters < METHOD_MAX => Detected::More,
+            Some(_) if letters == 0 && is_frame(first) => Detected::Http2,
+            Some(_) if letters == 0 && first.len() < FRAME_HEAD && first.first() == Some(&0) => Detected::More,
+            _ => otherwise,
+        }
+    }
+}
+
+/// Bytes of a frame's head in HTTP/2.
+const FRAME_HEAD: usize = 9;
+
+/// Whether HTTP/2 may go on with a frame here: a length up to 16 KiB, a known type, no reserved bit. No text begins so.
+fn is_frame(bytes: &[u8]) -> bool {
+    match bytes {
+        [0, high, _, kind, _, stream, _, _, _, ..] => *high <= 0x40 && *kind <= 9 && stream & 0x80 == 0,
+        _ => false,
+    }
+}

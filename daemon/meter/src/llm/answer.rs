@@ -1,0 +1,223 @@
+//! Reads an answer while it passes: finds out what form it has, and keeps what its dialect wants.
+//!
+//! The form is taken from the first bytes, not from the content type: providers mislabel both ways.
+
+use super::dialect::Dialect;
+use super::facts::{Facts, Field};
+use super::json::{Scanner, Value, Visitor};
+use crate::exchange::Usage;
+use crate::http::sse::{Events, Sse};
+use crate::time::Moment;
+
+/// How an answer travels.
+#[derive(Debug)]
+enum Form {
+    /// Not one byte of it seen.
+    Unknown,
+    /// JSON, one document or several.
+    Json,
+    /// Server-sent events.
+    Events(Box<Sse>),
+    /// Nothing that is read.
+    Opaque,
+}
+
+/// What can be said of the usage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is whole.
+    Whole,
+    /// There is none.
+    Absent,
+    /// Bytes are missing where it may have been.
+    Gap,
+    /// The answer broke off before it was certain.
+    Cut,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub struct Answer {
+    dialect: &'static Dialect,
+    form: Form,
+    scanner: Scanner,
+    reading: Reading,
+    gap: Option<AfterGap>,
+}
+
+/// State at the last hole.
+#[derive(Clone, Copy, Debug)]
+struct AfterGap {
+    /// Usage objects seen before the first hole and before the last one.
+    before_first: u32,
+    before_last: u32,
+    terminal: bool,
+}
+
+#[derive(Debug)]
+struct Reading {
+    dialect: &'static Dialect,
+    facts: Facts,
+    first_output: Option<Moment>,
+    last_output: Option<Moment>,
+    now: Moment,
+    /// Start and length of the current event's data, to know `[DONE]`.
+    data_head: [u8; DONE.len()],
+    data_len: usize,
+}
+
+/// Data of the event that ends a stream.
+const DONE: &[u8] = b"[DONE]";
+
+impl Visitor<Field> for Taking<'_> {
+    fn value(&mut self, field: Field, value: Value<'_>) {
+        self.facts.take(self.dialect.merge, self.dialect.terminal, field, value);
+    }
+}
+
+struct Taking<'a> {
+    facts: &'a mut Facts,
+    dialect: &'static Dialect,
+}
+
+impl Answer {
+    /// An answer in `dialect`.
+    pub fn new(dialect: &'static Dialect) -> Answer {
+        Answer {
+            dialect,
+            form: Form::Unknown,
+            scanner: Scanner::default(),
+            reading: Reading {
+                dialect,
+                facts: Facts::default(),
+                first_output: None,
+                last_output: None,
+                now: Moment::default(),
+                data_head: [0; DONE.len()],
+                data_len: 0,
+            },
+            gap: None,
+        }
+    }
+
+    /// Takes the next bytes, content codings undone.
+    pub fn push(&mut self, bytes: &[u8], now: Moment) {
+        if let Form::Unknown = self.form {
+            // A byte order mark may precede either form.
+            let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte < 0x80) else { return };
+            self.form = match first {
+                b'{' | b'[' => Form::Json,
+                b':' | b'd' | b'e' | b'i' | b'r' => Form::Events(Box::default()),
+                _ => Form::Opaque,
+            };
+        }
+        self.reading.now = now;
+        match &mut self.form {
+            Form::Json => {
+                let mut sink = Taking { facts: &mut self.reading.facts, dialect: self.dialect };
+                self.scanner.push(self.dialect.wanted(), bytes, &mut sink);
+            }
+            Form::Events(events) => {
+                events.push(bytes, &mut Event { scanner: &mut self.scanner, reading: &mut self.reading });
+            }
+            Form::Unknown | Form::Opaque => {}
+        }
+    }
+
+    /// Bytes are missing here.
+    pub fn gap(&mut self) {
+        let usages = self.reading.facts.usages;
+        let before_first = self.gap.map_or(usages, |gap| gap.before_first);
+        let terminal = self.reading.facts.terminal;
+        self.gap = Some(AfterGap { before_first, before_last: usages, terminal });
+        match &mut self.form {
+            Form::Events(events) => {
+                events.gap();
+                self.scanner.restart();
+                self.reading.data_len = 0;
+                self.reading.facts.output = false;
+            }
+            Form::Unknown | Form::Json => self.form = Form::Opaque,
+            Form::Opaque => {}
+        }
+    }
+
+    /// The answer is over.
+    pub fn finish(&mut self, now: Moment) {
+        self.reading.now = now;
+        if let Form::Events(events) = &mut self.form {
+            events.finish(&mut Event { scanner: &mut self.scanner, reading: &mut self.reading });
+        }
+    }
+
+    /// Whether it came as a stream of events.
+    pub fn is_streamed(&self) -> bool {
+        matches!(self.form, Form::Events(_))
+    }
+
+    /// What it said.
+    pub fn facts(&self) -> &Facts {
+        &self.reading.facts
+    }
+
+    /// When output was seen first and last.
+    pub fn output(&self) -> (Option<Moment>, Option<Moment>) {
+        (self.reading.first_output, self.reading.last_output)
+    }
+
+    /// The usage, and how far it can be trusted. `framed` if the body's own framing ended it.
+    pub fn usage(&self, framed: bool) -> (Usage, Verdict) {
+        let facts = &self.reading.facts;
+        let whole = match &self.form {
+            Form::Json => framed || (self.scanner.documents() > 0 && !self.scanner.is_inside()),
+            Form::Events(_) => framed || facts.terminal,
+            Form::Unknown | Form::Opaque => framed,
+        };
+        let missing = self.gap.is_some_and(|gap| match self.dialect.merge {
+            super::facts::Merge::LastObject => facts.usages == gap.before_last && !gap.terminal,
+            super::facts::Merge::LastValue => {
+                gap.before_first == 0 || (facts.usages == gap.before_last && !gap.terminal)
+            }
+        });
+        let usage = (self.dialect.usage)(&facts.counts);
+        match () {
+            () if missing => (Usage::default(), Verdict::Gap),
+            () if !whole => (Usage::default(), Verdict::Cut),
+            () if facts.usages == 0 || usage.is_unknown() => (Usage::default(), Verdict::Absent),
+            () => (usage, Verdict::Whole),
+        }
+    }
+}
+
+/// Feeds the data of events to the scanner.
+struct Event<'a> {
+    scanner: &'a mut Scanner,
+    reading: &'a mut Reading,
+}
+
+impl Events for Event<'_> {
+    fn data(&mut self, part: &[u8]) {
+        let reading = &mut *self.reading;
+        if let Some(room) = reading.data_head.get_mut(reading.data_len..) {
+            room.iter_mut().zip(part).for_each(|(slot, byte)| *slot = *byte);
+        }
+        reading.data_len = reading.data_len.saturating_add(part.len());
+        let mut sink = Taking { facts: &mut reading.facts, dialect: reading.dialect };
+        self.scanner.push(reading.dialect.wanted(), part, &mut sink);
+    }
+
+    fn dispatch(&mut self, name: &[u8]) {
+        let reading = &mut *self.reading;
+        let mut sink = Taking { facts: &mut reading.facts, dialect: reading.dialect };
+        self.scanner.finish(reading.dialect.wanted(), &mut sink);
+        self.scanner.restart();
+        let facts = &mut reading.facts;
+        facts.terminal |= (reading.data_len == DONE.len() && reading.data_head == DONE)
+            || std::str::from_utf8(name).is_ok_and(|name| reading.dialect.terminal.contains(&name));
+        if std::mem::take(&mut facts.output) {
+            reading.first_output.get_or_insert(reading.now);
+            reading.last_output = Some(reading.now);
+        }
+        reading.data_len = 0;
+    }
+}

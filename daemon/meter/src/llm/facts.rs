@@ -1,0 +1,220 @@
+//! What is kept of an answer while it passes: counts, names and enumerated words.
+
+use crate::exchange::{ProviderError, TOOLS_MAX};
+use crate::limits::FINISH_REASONS_MAX;
+use crate::money::PicoUsd;
+
+use super::json::Value;
+
+/// A count as the provider names it, before its meaning is evened out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Count {
+    /// Input tokens.
+    Input,
+    /// Output tokens.
+    Output,
+    /// Total.
+    Total,
+    /// Tokens read from a cache.
+    CacheRead,
+    /// The same, where a dialect has a second place for it.
+    CacheReadElsewhere,
+    /// Tokens written to a cache.
+    CacheWrite,
+    /// Of these, for five minutes.
+    CacheWrite5m,
+    /// Of these, for an hour.
+    CacheWrite1h,
+    /// Reasoning tokens.
+    Reasoning,
+    /// The same, where a dialect has a second place for it.
+    ReasoningElsewhere,
+    /// Audio input.
+    AudioInput,
+    /// Audio output.
+    AudioOutput,
+    /// Image input.
+    ImageInput,
+    /// Image output.
+    ImageOutput,
+    /// Web searches.
+    WebSearch,
+}
+
+/// Number of [`Count`]s.
+const COUNTS: usize = Count::WebSearch as usize + 1;
+
+/// Counts of one usage object; what it did not name is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Counts([Option<u64>; COUNTS]);
+
+impl Counts {
+    /// The count, if it was named.
+    pub fn get(&self, count: Count) -> Option<u64> {
+        self.0.get(count as usize).copied().flatten()
+    }
+
+    fn set(&mut self, count: Count, value: Option<u64>) {
+        // A null or nonsense never overwrites a value.
+        if let (Some(slot), Some(value)) = (self.0.get_mut(count as usize), value) {
+            *slot = Some(value);
+        }
+    }
+}
+
+/// What a wanted path means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Field {
+    /// A usage object begins.
+    Usage,
+    /// A count in it.
+    Count(Count),
+    /// Model.
+    Model,
+    /// Kind of an event.
+    Kind,
+    /// Why one choice ended.
+    Finish,
+    /// State of the whole answer.
+    Status,
+    /// Name of a tool that is called.
+    Tool,
+    /// Service tier.
+    Tier,
+    /// An error, as object or text.
+    Error,
+    /// Its type.
+    ErrorClass,
+    /// Its code.
+    ErrorCode,
+    /// Output of the model: that it is not empty is all that is kept.
+    Output,
+    /// Cost in US dollars times ten to this power.
+    Cost(i32),
+}
+
+/// How usage objects of one answer relate.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Merge {
+    /// The last one counts.
+    LastObject,
+    /// The last value of each count counts.
+    LastValue,
+}
+
+/// What an answer said.
+#[derive(Clone, Debug, Default)]
+pub struct Facts {
+    /// Counts in force.
+    pub counts: Counts,
+    /// Usage objects seen.
+    pub usages: u32,
+    /// Model.
+    pub model: Option<Box<str>>,
+    /// Finish reasons, in order of appearance.
+    pub finish: Vec<Box<str>>,
+    /// State of the answer.
+    pub status: Option<Box<str>>,
+    /// Tools called.
+    pub tools: Vec<Box<str>>,
+    /// Service tier.
+    pub tier: Option<Box<str>>,
+    /// Error.
+    pub error: Option<ProviderError>,
+    /// Cost stated.
+    pub cost: Option<PicoUsd>,
+    /// The stream's terminal event was seen.
+    pub terminal: bool,
+    /// The event in progress carries output.
+    pub output: bool,
+}
+
+impl Facts {
+    /// Takes a value of a wanted path.
+    pub fn take(&mut self, merge: Merge, terminal: &[&str], field: Field, value: Value<'_>) {
+        match field {
+            Field::Usage => {
+                if value == Value::Object {
+                    self.usages = self.usages.saturating_add(1);
+                    if merge == Merge::LastObject {
+                        self.counts = Counts::default();
+                    }
+                }
+            }
+            Field::Count(count) => self.counts.set(count, value.count()),
+            Field::Cost(power) => {
+                // Interim chunks state 0.
+                if let Some(cost) = value.scaled(power)
+                    && cost > 0
+                {
+                    self.cost = Some(PicoUsd(cost));
+                }
+            }
+            Field::Model => keep(&mut self.model, name(value)),
+            Field::Status => keep(&mut self.status, word(value)),
+            Field::Tier => keep(&mut self.tier, word(value)),
+            Field::Kind => self.terminal |= text(value).is_some_and(|kind| terminal.contains(&kind)),
+            Field::Finish => push(&mut self.finish, word(value), FINISH_REASONS_MAX),
+            Field::Tool => push(&mut self.tools, word(value), TOOLS_MAX),
+            Field::Error => {
+                if matches!(value, Value::Object | Value::Text { .. }) {
+                    self.error.get_or_insert_default();
+                }
+            }
+            Field::ErrorClass => {
+                if let Some(word) = word(value) {
+                    self.error.get_or_insert_default().class = Some(word.into());
+                }
+            }
+            Field::ErrorCode => {
+                let number = value.count().map(|number| number.to_string());
+                if let Some(code) = number.as_deref().or(word(value)) {
+                    self.error.get_or_insert_default().code = Some(code.into());
+                }
+            }
+            Field::Output => {
+                self.output |= match value {
+                    Value::Text { bytes, .. } => !bytes.is_empty(),
+                    Value::Object => true,
+                    _ => false,
+                };
+            }
+        }
+    }
+}
+
+fn keep(slot: &mut Option<Box<str>>, text: Option<&str>) {
+    if let Some(text) = text
+        && slot.as_deref() != Some(text)
+    {
+        *slot = Some(text.into());
+    }
+}
+
+fn push(list: &mut Vec<Box<str>>, text: Option<&str>, max: usize) {
+    if let Some(text) = text
+        && list.len() < max
+    {
+        list.push(text.into());
+    }
+}
+
+/// The whole text of a value, if it is not empty.
+pub fn text(value: Value<'_>) -> Option<&str> {
+    match value {
+        Value::Text { bytes, whole: true } if !bytes.is_empty() => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// A name: printable, without spaces. Prose is none.
+pub fn name(value: Value<'_>) -> Option<&str> {
+    text(value).filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
+}
+
+/// An enumerated word: short, of letters, digits and few signs. Prose is none.
+pub fn word(value: Value<'_>) -> Option<&str> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
+    text(value).filter(|text| text.len() <= 128 && text.bytes().all(good))
+}

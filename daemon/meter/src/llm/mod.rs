@@ -1,0 +1,14 @@
+//! What a request to a provider and its answer say, found while the bytes pass.
+//!
+//! A [`dialect::Dialect`] is data: the paths of wanted values, the events that end a stream, and how the counts become
+//! [`crate::exchange::Usage`]. [`request`] and [`answer`] read bodies with it; [`facts`] is what they keep. Provider and
+//! dialect are independent: the host names the provider, path and method the dialect.
+
+pub mod answer;
+pub mod anthropic_messages;
+pub mod dialect;
+pub mod facts;
+pub mod json;
+pub mod openai_chat;
+pub mod openai_responses;
+pub mod request;

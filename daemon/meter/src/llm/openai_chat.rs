@@ -1,0 +1,106 @@
+//! `/chat/completions` and `/completions`, of OpenAI and everybody who speaks like it.
+//!
+//! Cached tokens are part of the input. Reasoning is part of the output, except where the provider's own total says
+//! that it comes on top (xAI). A stream carries usage in a late chunk, in several (the last counts), or not at all.
+
+use super::dialect::Dialect;
+use super::facts::Count::{
+    AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input, Output,
+    Reasoning, ReasoningElsewhere, Total,
+};
+use super::facts::{Counts, Field, Merge};
+use crate::exchange::Usage;
+
+/// US dollars in pico-dollars, as a power of ten.
+const USD: i32 = 12;
+/// xAI's ticks are 1e-10 US dollars.
+const TICK: i32 = 2;
+
+/// Members of a usage object, below `prefix`.
+macro_rules! usage {
+    ($prefix:literal) => {
+        [
+            ($prefix, Field::Usage),
+            (concat!($prefix, "/prompt_tokens"), Field::Count(Input)),
+            (concat!($prefix, "/completion_tokens"), Field::Count(Output)),
+            (concat!($prefix, "/total_tokens"), Field::Count(Total)),
+            (concat!($prefix, "/prompt_tokens_details/cached_tokens"), Field::Count(CacheRead)),
+            (concat!($prefix, "/prompt_tokens_details/cache_write_tokens"), Field::Count(CacheWrite)),
+            (concat!($prefix, "/prompt_tokens_details/audio_tokens"), Field::Count(AudioInput)),
+            (concat!($prefix, "/prompt_tokens_details/image_tokens"), Field::Count(ImageInput)),
+            (concat!($prefix, "/prompt_token_details/cached_tokens"), Field::Count(CacheRead)),
+            (concat!($prefix, "/cached_tokens"), Field::Count(CacheReadElsewhere)),
+            (concat!($prefix, "/num_cached_tokens"), Field::Count(CacheReadElsewhere)),
+            (concat!($prefix, "/prompt_cache_hit_tokens"), Field::Count(CacheReadElsewhere)),
+            (concat!($prefix, "/completion_tokens_details/reasoning_tokens"), Field::Count(Reasoning)),
+            (concat!($prefix, "/completion_tokens_details/audio_tokens"), Field::Count(AudioOutput)),
+            (concat!($prefix, "/completion_tokens_details/image_tokens"), Field::Count(ImageOutput)),
+            (concat!($prefix, "/reasoning_tokens"), Field::Count(ReasoningElsewhere)),
+            (concat!($prefix, "/service_tier"), Field::Tier),
+            (concat!($prefix, "/cost"), Field::Cost(USD)),
+            (concat!($prefix, "/cost/total_cost"), Field::Cost(USD)),
+            (concat!($prefix, "/cost_in_usd_ticks"), Field::Cost(TICK)),
+        ]
+    };
+}
+
+const USAGE: [(&str, Field); 20] = usage!("/usage");
+/// Groq repeats the usage here; Moonshot had it in the choice.
+const USAGE_GROQ: [(&str, Field); 20] = usage!("/x_groq/usage");
+const USAGE_CHOICE: [(&str, Field); 20] = usage!("/choices/*/usage");
+
+const PATHS: [(&str, Field); 16] = [
+    ("/model", Field::Model),
+    ("/service_tier", Field::Tier),
+    ("/error", Field::Error),
+    ("/error/type", Field::ErrorClass),
+    ("/error/code", Field::ErrorCode),
+    ("/x_groq/error", Field::Error),
+    ("/choices/*/finish_reason", Field::Finish),
+    ("/choices/*/message/tool_calls/*/function/name", Field::Tool),
+    ("/choices/*/delta/tool_calls/*/function/name", Field::Tool),
+    ("/choices/*/delta/tool_calls/*", Field::Output),
+    ("/choices/*/delta/content", Field::Output),
+    ("/choices/*/delta/refusal", Field::Output),
+    ("/choices/*/delta/reasoning", Field::Output),
+    ("/choices/*/delta/reasoning_content", Field::Output),
+    ("/choices/*/delta/audio", Field::Output),
+    ("/choices/*/text", Field::Output),
+];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "openai_chat",
+    paths: &[&PATHS, &USAGE, &USAGE_GROQ, &USAGE_CHOICE],
+    merge: Merge::LastObject,
+    terminal: &[],
+    usage_on_request: true,
+    usage,
+};
+
+fn usage(counts: &Counts) -> Usage {
+    let (input, output, total) = (counts.get(Input), counts.get(Output), counts.get(Total));
+    let reasoning = counts.get(Reasoning).or(counts.get(ReasoningElsewhere));
+    Usage {
+        input,
+        output: with_reasoning(input, output, total, reasoning),
+        cache_read: counts.get(CacheRead).or(counts.get(CacheReadElsewhere)),
+        cache_creation: counts.get(CacheWrite),
+        reasoning,
+        audio_input: counts.get(AudioInput),
+        audio_output: counts.get(AudioOutput),
+        image_input: counts.get(ImageInput),
+        image_output: counts.get(ImageOutput),
+        total,
+        ..Usage::default()
+    }
+}
+
+/// Output with reasoning, by the provider's own arithmetic.
+fn with_reasoning(input: Option<u64>, output: Option<u64>, total: Option<u64>, reasoning: Option<u64>) -> Option<u64> {
+    let without = output?;
+    let (Some(input), Some(total), Some(reasoning)) = (input, total, reasoning) else { return output };
+    let with = without.checked_add(reasoning)?;
+    let additive = reasoning > 0 && input.checked_add(with) == Some(total);
+    Some(if additive { with } else { without })
+}

@@ -1,0 +1,86 @@
+//! `/responses` of OpenAI and others; images and audio report usage in the same shape.
+//!
+//! Cached tokens are part of the input, reasoning of the output. A stream ends with an event that holds the whole
+//! answer; usage is always there, without being asked for.
+
+use super::dialect::Dialect;
+use super::facts::Count::{
+    AudioInput, AudioOutput, CacheRead, CacheWrite, ImageInput, ImageOutput, Input, Output, Reasoning, Total,
+};
+use super::facts::{Counts, Field, Merge};
+use crate::exchange::Usage;
+
+const USD: i32 = 12;
+const TICK: i32 = 2;
+
+/// Members of an answer, below `prefix`.
+macro_rules! answer {
+    ($prefix:literal) => {
+        [
+            (concat!($prefix, "/model"), Field::Model),
+            (concat!($prefix, "/status"), Field::Status),
+            (concat!($prefix, "/service_tier"), Field::Tier),
+            (concat!($prefix, "/error"), Field::Error),
+            (concat!($prefix, "/error/type"), Field::ErrorClass),
+            (concat!($prefix, "/error/code"), Field::ErrorCode),
+            (concat!($prefix, "/incomplete_details/reason"), Field::Finish),
+            (concat!($prefix, "/output/*/name"), Field::Tool),
+            (concat!($prefix, "/usage"), Field::Usage),
+            (concat!($prefix, "/usage/input_tokens"), Field::Count(Input)),
+            (concat!($prefix, "/usage/output_tokens"), Field::Count(Output)),
+            (concat!($prefix, "/usage/total_tokens"), Field::Count(Total)),
+            (concat!($prefix, "/usage/input_tokens_details/cached_tokens"), Field::Count(CacheRead)),
+            (concat!($prefix, "/usage/input_tokens_details/cache_write_tokens"), Field::Count(CacheWrite)),
+            (concat!($prefix, "/usage/input_tokens_details/audio_tokens"), Field::Count(AudioInput)),
+            (concat!($prefix, "/usage/input_tokens_details/image_tokens"), Field::Count(ImageInput)),
+            (concat!($prefix, "/usage/input_token_details/cached_tokens"), Field::Count(CacheRead)),
+            (concat!($prefix, "/usage/input_token_details/audio_tokens"), Field::Count(AudioInput)),
+            (concat!($prefix, "/usage/input_token_details/image_tokens"), Field::Count(ImageInput)),
+            (concat!($prefix, "/usage/output_tokens_details/reasoning_tokens"), Field::Count(Reasoning)),
+            (concat!($prefix, "/usage/output_tokens_details/audio_tokens"), Field::Count(AudioOutput)),
+            (concat!($prefix, "/usage/output_tokens_details/image_tokens"), Field::Count(ImageOutput)),
+            (concat!($prefix, "/usage/output_token_details/audio_tokens"), Field::Count(AudioOutput)),
+            (concat!($prefix, "/usage/cost"), Field::Cost(USD)),
+            (concat!($prefix, "/usage/cost_in_usd_ticks"), Field::Cost(TICK)),
+        ]
+    };
+}
+
+const WHOLE: [(&str, Field); 25] = answer!("");
+const EVENT: [(&str, Field); 25] = answer!("/response");
+const STREAM: [(&str, Field); 3] = [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "openai_responses",
+    paths: &[&WHOLE, &EVENT, &STREAM],
+    merge: Merge::LastObject,
+    terminal: &[
+        "response.completed",
+        "response.incomplete",
+        "response.failed",
+        "error",
+        "transcript.text.done",
+        "speech.audio.done",
+        "image_generation.completed",
+        "image_edit.completed",
+    ],
+    usage_on_request: false,
+    usage,
+};
+
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Input),
+        output: counts.get(Output),
+        cache_read: counts.get(CacheRead),
+        cache_creation: counts.get(CacheWrite),
+        reasoning: counts.get(Reasoning),
+        audio_input: counts.get(AudioInput),
+        audio_output: counts.get(AudioOutput),
+        image_input: counts.get(ImageInput),
+        image_output: counts.get(ImageOutput),
+        total: counts.get(Total),
+        ..Usage::default()
+    }
+}
