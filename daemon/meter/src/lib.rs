@@ -12,6 +12,11 @@
 pub mod attribution;
 pub mod directory;
 pub mod exchange;
+pub mod flow;
+pub mod http;
+pub mod limits;
+pub mod llm;
+pub mod loss;
 pub mod money;
 pub mod pipeline;
 pub mod pricing;

@@ -1,20 +1,23 @@
 //! The meaning of the product on one page: every stage in order.
 
+mod open;
+mod session;
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
-use crate::exchange::{IdentifiedBy, Reason, SessionId};
-use crate::record::{Flow, Record};
-use crate::time::{Moment, UnixNanos};
+use crate::attribution::{OwnerIndex, attribute};
+use crate::directory::Directory;
+use crate::exchange::{Exchange, IdentifiedBy, Reason, SessionId};
+pub use crate::flow::Direction;
+use crate::limits::{Budget, SESSION_IDLE_NS, SESSIONS_MAX};
+pub use crate::llm::headers::FingerprintKeys;
+use crate::pricing::{Catalogue, price};
+use crate::record::{Flow, Record, RecordId, Subject};
+use crate::time::{Moment, UnixNanos, WallClock};
 use crate::workload::{ProcessKey, Workload};
-
-/// Direction of bytes, from the workload's side.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Direction {
-    /// The request.
-    Sent,
-    /// The response.
-    Received,
-}
+use session::Session;
 
 /// A host name and how it became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,33 +31,77 @@ pub struct HostEvidence {
 /// What can happen.
 #[derive(Debug)]
 pub enum Input<'a> {
-    /// A session began. `joined_late` if bytes may have passed before we saw it.
+    /// A session began.
     Opened {
+        /// Which; an older one of the same id is over.
         session: SessionId,
+        /// Who holds it.
         process: ProcessKey,
+        /// What is known of who that is.
         workload: Arc<Workload>,
+        /// Its host, if it is known already.
         host: Option<HostEvidence>,
+        /// Bytes may have passed before we saw it.
         joined_late: bool,
     },
     /// The session's host became known.
-    Named { session: SessionId, host: HostEvidence },
+    Named {
+        /// Which.
+        session: SessionId,
+        /// Its host.
+        host: HostEvidence,
+    },
     /// The workload behind a session became better known.
-    Resolved { session: SessionId, workload: Arc<Workload> },
-    /// Bytes of one direction, in stream order. `offset` is the position of the first byte; a difference to the end of
-    /// the previous chunk is a gap.
-    Chunk { session: SessionId, direction: Direction, offset: u64, bytes: &'a [u8] },
-    /// The session moved bytes up to `sent` and `received` and is over.
-    Closed { session: SessionId, sent: u64, received: u64 },
+    Resolved {
+        /// Which.
+        session: SessionId,
+        /// What is known now.
+        workload: Arc<Workload>,
+    },
+    /// Bytes of one direction, in stream order.
+    Chunk {
+        /// Which.
+        session: SessionId,
+        /// Direction.
+        direction: Direction,
+        /// Position of the first byte; a difference to the end of the previous chunk is a gap.
+        offset: u64,
+        /// The bytes.
+        bytes: &'a [u8],
+    },
+    /// The session is over.
+    Closed {
+        /// Which.
+        session: SessionId,
+        /// Bytes it sent in all.
+        sent: u64,
+        /// Bytes it received in all.
+        received: u64,
+    },
     /// A call is known to have been made that was not seen.
     Missed {
+        /// Who made it.
         process: ProcessKey,
+        /// What is known of who that is.
         workload: Arc<Workload>,
+        /// Whom it called.
         host: HostEvidence,
+        /// When.
         started: Moment,
+        /// Why it was not seen.
         reason: Reason,
     },
     /// A connection to be recorded (once, at its end or when the daemon stops).
-    Flow { flow: Box<Flow>, workload: Arc<Workload>, started_at: UnixNanos, started: Moment },
+    Flow {
+        /// The connection.
+        flow: Box<Flow>,
+        /// Who holds it.
+        workload: Arc<Workload>,
+        /// When it began; 0: take `started`.
+        started_at: UnixNanos,
+        /// The same on the clock of this boot.
+        started: Moment,
+    },
     /// Time passed.
     Tick,
 }
@@ -64,10 +111,22 @@ pub enum Input<'a> {
 pub enum Output {
     /// To be stored.
     Record(Box<Record>),
-    /// The session's host is (not) an AI provider: to be told to the kernel.
-    Verdict { session: SessionId, verdict: SessionVerdict },
+    /// Whether the session is of interest: to be told to the kernel.
+    Verdict {
+        /// Which.
+        session: SessionId,
+        /// What to do with it.
+        verdict: SessionVerdict,
+    },
     /// Bytes that were not metered.
-    Lost { session: SessionId, reason: Reason, bytes: u64 },
+    Lost {
+        /// Of which session.
+        session: SessionId,
+        /// Why.
+        reason: Reason,
+        /// How many.
+        bytes: u64,
+    },
 }
 
 /// What the kernel should do with a session from now on.
@@ -79,4 +138,248 @@ pub enum SessionVerdict {
     Ignore,
     /// AI, but its content is of no use: copy nothing.
     MetadataOnly(Reason),
+}
+
+/// What a pipeline works with.
+#[derive(Clone, Debug)]
+pub struct PipelineOptions {
+    /// Which hosts belong to which provider.
+    pub directory: Arc<Directory>,
+    /// Who owns what.
+    pub owners: Arc<OwnerIndex>,
+    /// Prices.
+    pub catalogue: Arc<Catalogue>,
+    /// Wall clock at the start.
+    pub clock: WallClock,
+    /// Keys for fingerprints of API keys, by tenant.
+    pub fingerprint_keys: FingerprintKeys,
+    /// Makes record ids unique: random, other for every pipeline and start. Its low 40 bits count.
+    pub id_seed: u64,
+    /// Recognise a session of unknown host by the path of its requests too (self-hosted servers and gateways).
+    pub detect_by_path: bool,
+    /// Contain a panic to its session. Off in tests, so that they see it.
+    pub fence_panics: bool,
+}
+
+/// What all sessions share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) directory: Arc<Directory>,
+    pub(crate) owners: Arc<OwnerIndex>,
+    pub(crate) clock: WallClock,
+    pub(crate) fingerprint_keys: FingerprintKeys,
+    pub(crate) detect_by_path: bool,
+    pub(crate) budget: Budget,
+}
+
+/// Bytes and kernel facts in, records out.
+#[derive(Debug)]
+pub struct Pipeline {
+    shared: Shared,
+    catalogue: Arc<Catalogue>,
+    id_seed: u64,
+    made: u64,
+    fence_panics: bool,
+    sessions: HashMap<SessionId, Session>,
+    /// When to look at a session next; a session that was active since gets a later time then.
+    expiry: BTreeSet<(Moment, SessionId)>,
+    out: VecDeque<Output>,
+}
+
+impl Pipeline {
+    /// A pipeline without sessions.
+    pub fn new(options: PipelineOptions) -> Pipeline {
+        let PipelineOptions {
+            directory,
+            owners,
+            catalogue,
+            clock,
+            fingerprint_keys,
+            id_seed,
+            detect_by_path,
+            fence_panics,
+        } = options;
+        Pipeline {
+            shared: Shared { directory, owners, clock, fingerprint_keys, detect_by_path, budget: Budget::new() },
+            catalogue,
+            id_seed,
+            made: 0,
+            fence_panics,
+            sessions: HashMap::new(),
+            expiry: BTreeSet::new(),
+            out: VecDeque::new(),
+        }
+    }
+
+    /// Takes what happened at `now`. What it leads to comes from [`Pipeline::poll`].
+    pub fn handle(&mut self, input: Input<'_>, now: Moment) {
+        match input {
+            Input::Opened { session, process, workload, host, joined_late } => {
+                self.close(session, None, now);
+                self.make_room(now);
+                self.expiry.insert((Moment(now.0.saturating_add(SESSION_IDLE_NS)), session));
+                self.sessions.insert(session, Session::new(session, process, workload, joined_late, now));
+                if let Some(host) = host {
+                    self.step(session, now, |session, shared| session.name(host, shared, now));
+                }
+            }
+            Input::Named { session, host } => {
+                self.step(session, now, |session, shared| session.name(host, shared, now));
+            }
+            Input::Resolved { session, workload } => {
+                self.step(session, now, |session, _| session.resolve(workload));
+            }
+            Input::Chunk { session, direction, offset, bytes } => {
+                if self.sessions.contains_key(&session) {
+                    self.step(session, now, |session, shared| session.chunk(direction, offset, bytes, shared, now));
+                } else {
+                    let lost = Output::Lost { session, reason: Reason::UnknownSession, bytes: bytes.len() as u64 };
+                    self.out.push_back(lost);
+                }
+            }
+            Input::Closed { session, sent, received } => self.close(session, Some((sent, received)), now),
+            Input::Missed { process, workload, host, started, reason } => {
+                let exchange = session::missed(&host, started, reason, &self.shared);
+                let mut workload = workload;
+                if workload.process != process {
+                    workload = Workload::unknown(process);
+                }
+                self.record(exchange, workload, now);
+            }
+            Input::Flow { flow, workload, started_at, started } => self.flow(flow, workload, started_at, started, now),
+            Input::Tick => {}
+        }
+        self.expire(now);
+    }
+
+    /// The next thing it led to.
+    pub fn poll(&mut self) -> Option<Output> {
+        self.out.pop_front()
+    }
+
+    /// When [`Input::Tick`] is due if nothing else happens.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.expiry.first().map(|(at, _)| *at)
+    }
+
+    /// The wall clock was set.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.shared.clock = clock;
+    }
+
+    /// Owners changed. Records from here on use them.
+    pub fn set_owners(&mut self, owners: Arc<OwnerIndex>) {
+        self.shared.owners = owners;
+    }
+
+    /// Prices changed. Records from here on use them.
+    pub fn set_catalogue(&mut self, catalogue: Arc<Catalogue>) {
+        self.catalogue = catalogue;
+    }
+
+    /// Tenants changed.
+    pub fn set_fingerprint_keys(&mut self, keys: FingerprintKeys) {
+        self.shared.fingerprint_keys = keys;
+    }
+
+    /// Sessions held.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Lets a session take one step and carries out what it led to. A panic ends that session and nothing else.
+    fn step(&mut self, id: SessionId, now: Moment, step: impl FnOnce(&mut Session, &Shared)) {
+        let Some(session) = self.sessions.get_mut(&id) else { return };
+        if self.fence_panics {
+            if catch_unwind(AssertUnwindSafe(|| step(session, &self.shared))).is_err() {
+                session.panicked();
+            }
+        } else {
+            step(session, &self.shared);
+        }
+        session.touch(now);
+        let workload = Arc::clone(session.workload());
+        let made = session.take_made();
+        if let Some(verdict) = made.verdict {
+            self.out.push_back(Output::Verdict { session: id, verdict });
+        }
+        for (reason, bytes) in made.lost {
+            self.out.push_back(Output::Lost { session: id, reason, bytes });
+        }
+        for exchange in made.exchanges {
+            self.record(exchange, Arc::clone(&workload), now);
+        }
+    }
+
+    fn close(&mut self, id: SessionId, ends: Option<(u64, u64)>, now: Moment) {
+        self.step(id, now, |session, shared| session.close(ends, shared, now));
+        self.sessions.remove(&id);
+    }
+
+    fn make_room(&mut self, now: Moment) {
+        while self.sessions.len() >= SESSIONS_MAX {
+            let Some(idle) = self.sessions.iter().min_by_key(|(_, session)| session.touched()).map(|(id, _)| *id) else {
+                return;
+            };
+            self.close(idle, None, now);
+        }
+    }
+
+    fn expire(&mut self, now: Moment) {
+        while let Some(&(at, id)) = self.expiry.first()
+            && at <= now
+        {
+            self.expiry.pop_first();
+            let Some(session) = self.sessions.get(&id) else { continue };
+            let due = Moment(session.touched().0.saturating_add(SESSION_IDLE_NS));
+            if due <= now {
+                self.close(id, None, now);
+            } else {
+                self.expiry.insert((due, id));
+            }
+        }
+    }
+
+    fn record(&mut self, exchange: Exchange, workload: Arc<Workload>, now: Moment) {
+        let started_at = self.shared.clock.at(exchange.timing.started);
+        let attribution = attribute(Some(&exchange.host), &workload, &self.shared.owners, self.shared.clock.at(now));
+        let cost = price(&exchange, &self.catalogue, started_at);
+        let record = Record {
+            id: self.id(started_at),
+            started_at,
+            recorded_at: self.shared.clock.at(now),
+            subject: Subject::Exchange(Box::new(exchange)),
+            workload,
+            attribution,
+            cost: Some(cost),
+        };
+        self.out.push_back(Output::Record(Box::new(record)));
+    }
+
+    fn flow(&mut self, flow: Box<Flow>, workload: Arc<Workload>, started_at: UnixNanos, started: Moment, now: Moment) {
+        // A caller without wall-clock time of the start has its moment.
+        let started_at = if started_at.0 == 0 { self.shared.clock.at(started) } else { started_at };
+        let attribution =
+            attribute(flow.host.as_deref(), &workload, &self.shared.owners, self.shared.clock.at(now));
+        let record = Record {
+            id: self.id(started_at),
+            started_at,
+            recorded_at: self.shared.clock.at(now),
+            subject: Subject::Flow(flow),
+            workload,
+            attribution,
+            cost: None,
+        };
+        self.out.push_back(Output::Record(Box::new(record)));
+    }
+
+    /// 48 bits of milliseconds, 40 of the seed, 40 of a counter that starts at the seed.
+    fn id(&mut self, started_at: UnixNanos) -> RecordId {
+        const MASK: u64 = (1 << 40) - 1;
+        let count = self.id_seed.wrapping_add(self.made) & MASK;
+        self.made = self.made.wrapping_add(1);
+        let unique = u128::from(self.id_seed >> 24) << 40 | u128::from(count);
+        let millis = u128::from(started_at.0 / 1_000_000) & ((1 << 48) - 1);
+        RecordId(millis << 80 | unique)
+    }
 }

@@ -3,6 +3,15 @@
 //! Capture numbers every byte a session moved, so a hole is a difference of offsets. Nothing is buffered or reordered:
 //! what arrives out of order was delivered already and is dropped.
 
+/// Direction of bytes, from the workload's side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Direction {
+    /// The request.
+    Sent,
+    /// The response.
+    Received,
+}
+
 /// The next part of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Piece<'a> {

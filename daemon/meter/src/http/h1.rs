@@ -11,10 +11,9 @@ use zeroize::Zeroize;
 
 use super::{End, Header, Key, RequestHead, ResponseHead, Sink, header};
 use crate::exchange::Reason;
-use crate::flow::Piece;
+use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, Lease, PENDING_MAX, RESYNC_TAIL_MAX};
 use crate::loss::Tally;
-use crate::pipeline::Direction;
 
 /// Whether the connection still speaks HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,6 +189,9 @@ impl Connection {
 
     fn gap(&mut self, direction: Direction, bytes: u64, tally: &mut Tally, sink: &mut impl Sink) {
         tally.lost.add(Reason::Gap, bytes);
+        if direction == Direction::Sent {
+            self.truncated_request(tally, sink);
+        }
         let kept = match &mut self.half(direction).state {
             State::Body(framing) => framing.gap(bytes),
             State::Head | State::Skip(_) => Progress::Broken,
@@ -378,6 +380,9 @@ impl Connection {
                 config.allow_obsolete_multiline_headers_in_responses(true);
                 match config.parse_response(&mut parsed, head) {
                     Ok(httparse::Status::Complete(_)) => {
+                        if self.pending.is_empty() {
+                            self.truncated_request(tally, sink);
+                        }
                         Some(self.response(parsed.code.unwrap_or(0), parsed.headers, sink))
                     }
                     _ => None,
@@ -401,6 +406,20 @@ impl Connection {
     fn request(&mut self, parsed: &httparse::Request<'_, '_>, sink: &mut impl Sink) -> Option<Next> {
         let (method, target) = (parsed.method?, parsed.path?);
         let framing = Framing::of_request(parsed.headers)?;
+        let key = self.begin(method, sink);
+        sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
+        if matches!(framing, Framing::Length(0)) {
+            sink.request_end(key, End::Complete);
+        } else {
+            let waiting = header(parsed.headers, "expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+            self.sending = Some(Sending { key, waiting, refused: false });
+            self.sent.state = State::Body(framing);
+        }
+        Some(Next::Http1)
+    }
+
+    /// A request begins: makes its key and a place in the queue.
+    fn begin(&mut self, method: &str, sink: &mut impl Sink) -> Key {
         if let State::Skip(reason) = self.received.state {
             // Whatever was still awaited was in what is being skipped: clients do not pipeline.
             if !self.received.held.is_empty() {
@@ -419,15 +438,40 @@ impl Connection {
         self.next_key += 1;
         self.orphaned = false;
         self.pending.push_back(Pending { key, head_only: method == "HEAD", connect: method == "CONNECT" });
-        sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
-        if matches!(framing, Framing::Length(0)) {
-            sink.request_end(key, End::Complete);
-        } else {
-            let waiting = header(parsed.headers, "expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
-            self.sending = Some(Sending { key, waiting, refused: false });
-            self.sent.state = State::Body(framing);
+        key
+    }
+
+    /// The rest of the request head in progress will not come: what there is of it begins a request whose body is
+    /// unknown. So the first call of a session of unknown name, of which only a prefix is handed out, is told.
+    fn truncated_request(&mut self, tally: &mut Tally, sink: &mut impl Sink) {
+        if !matches!(self.sent.state, State::Head) || self.sent.held.is_empty() {
+            return;
         }
-        Some(Next::Http1)
+        let mut head = std::mem::take(&mut self.sent.held);
+        let lines = memmem::rfind(&head, b"\r\n").map_or(0, |at| at + 2);
+        let seen = head.len() as u64;
+        head.truncate(lines);
+        head.extend_from_slice(b"\r\n");
+        let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        let mut parsed = httparse::Request::new(&mut headers);
+        let begun = lines > 0 && matches!(parsed.parse(&head), Ok(httparse::Status::Complete(_)));
+        match (begun, parsed.method, parsed.path) {
+            (true, Some(method), Some(target)) => {
+                tally.metered = tally.metered.saturating_add(seen);
+                let key = self.begin(method, sink);
+                sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
+                sink.request_end(key, End::Cut(Reason::Gap));
+            }
+            _ => tally.lost.add(Reason::Gap, seen),
+        }
+        head.zeroize();
+        self.sent.lease = None;
+        self.sent.state = State::Skip(Reason::Gap);
+    }
+
+    /// Bytes of a request head that is not whole yet.
+    pub fn partial_request(&self) -> &[u8] {
+        if matches!(self.sent.state, State::Head) { &self.sent.held } else { &[] }
     }
 
     fn response(&mut self, status: u16, headers: &[Header<'_>], sink: &mut impl Sink) -> Next {
@@ -529,6 +573,19 @@ impl Connection {
             sink.orphan(reason);
         }
     }
+}
+
+/// The value of the field `host` in an incomplete head, if its line is complete.
+pub fn host_of_partial(head: &[u8]) -> Option<&str> {
+    let mut lines = head.split(|byte| *byte == b'\n');
+    // What follows the last line feed is incomplete.
+    lines.next_back();
+    lines.skip(1).find_map(|line| {
+        let colon = memchr::memchr(b':', line)?;
+        let (name, value) = (line.get(..colon)?, line.get(colon + 1..)?);
+        let value = std::str::from_utf8(value).ok()?.trim();
+        name.eq_ignore_ascii_case(b"host").then_some(value)
+    })
 }
 
 /// How a body is delimited.

@@ -9,10 +9,9 @@ pub mod h1;
 pub mod sse;
 
 use crate::exchange::Reason;
-use crate::flow::Piece;
+use crate::flow::{Direction, Piece};
 use crate::limits::Budget;
 use crate::loss::Tally;
-use crate::pipeline::Direction;
 
 /// A header field, as parsed; names keep their case.
 pub type Header<'a> = httparse::Header<'a>;

@@ -8,6 +8,7 @@ pub mod answer;
 pub mod anthropic_messages;
 pub mod dialect;
 pub mod facts;
+pub mod headers;
 pub mod json;
 pub mod openai_chat;
 pub mod openai_responses;

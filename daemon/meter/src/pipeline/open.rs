@@ -1,0 +1,190 @@
+//! An exchange in progress: what its request and response said so far, and what is made of it at the end.
+
+use crate::exchange::{Exchange, Reason, Usage};
+use crate::flow::Piece;
+use crate::http::body::Decoder;
+use crate::http::{End, Header, Key};
+use crate::limits::{Budget, Lease};
+use crate::llm::answer::{Answer, Verdict};
+use crate::llm::dialect::Dialect;
+use crate::llm::request::Reader;
+use crate::time::Moment;
+
+/// An exchange whose request or response has not ended.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) key: Key,
+    exchange: Exchange,
+    dialect: Option<&'static Dialect>,
+    asked: Reader,
+    asked_coding: Decoder,
+    /// `None` while there is no response, and if no dialect reads it.
+    answer: Option<Box<Answer>>,
+    answer_coding: Decoder,
+    /// Why the answer cannot be read to its end.
+    unreadable: Option<Reason>,
+    request_ended: bool,
+    response: Option<End>,
+    _lease: Lease,
+}
+
+impl Open {
+    pub(super) fn new(
+        key: Key,
+        exchange: Exchange,
+        dialect: Option<&'static Dialect>,
+        headers: &[Header<'_>],
+        budget: &Budget,
+        lease: Lease,
+    ) -> Open {
+        Open {
+            key,
+            exchange,
+            dialect,
+            asked: Reader::default(),
+            asked_coding: Decoder::new(headers, budget),
+            answer: None,
+            answer_coding: Decoder::default(),
+            unreadable: None,
+            request_ended: false,
+            response: None,
+            _lease: lease,
+        }
+    }
+
+    pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
+        &mut self.exchange
+    }
+
+    /// Whether nothing more is to come.
+    pub(super) fn is_over(&self) -> bool {
+        self.request_ended && self.response.is_some()
+    }
+
+    pub(super) fn request_data(&mut self, data: Piece<'_>) {
+        add(&mut self.exchange.request_bytes, data.len());
+        match data {
+            Piece::Bytes(bytes) => {
+                let asked = &mut self.asked;
+                // What cannot be decoded is not known; the request's framing is not affected.
+                if self.asked_coding.push(bytes, &mut |part| asked.push(part)).is_err() {
+                    self.asked.gap();
+                }
+            }
+            Piece::Gap(_) => {
+                self.asked_coding.gap();
+                self.asked.gap();
+            }
+        }
+    }
+
+    pub(super) fn request_end(&mut self) {
+        self.request_ended = true;
+    }
+
+    pub(super) fn begin_response(&mut self, headers: &[Header<'_>], budget: &Budget, now: Moment) {
+        self.exchange.timing.first_byte.get_or_insert(now);
+        self.answer = self.dialect.map(|dialect| Box::new(Answer::new(dialect)));
+        if self.answer.is_some() {
+            self.answer_coding = Decoder::new(headers, budget);
+        }
+    }
+
+    pub(super) fn response_data(&mut self, data: Piece<'_>, now: Moment) {
+        add(&mut self.exchange.response_bytes, data.len());
+        self.exchange.timing.first_byte.get_or_insert(now);
+        let Some(answer) = &mut self.answer else { return };
+        let unreadable = match data {
+            Piece::Bytes(bytes) if self.unreadable.is_none() => {
+                self.answer_coding.push(bytes, &mut |part| answer.push(part, now)).err()
+            }
+            Piece::Bytes(_) => None,
+            Piece::Gap(_) if self.answer_coding.gap() => {
+                answer.gap();
+                None
+            }
+            Piece::Gap(_) => Some(Reason::Gap),
+        };
+        if let Some(reason) = unreadable {
+            self.unreadable.get_or_insert(reason);
+            answer.gap();
+        }
+    }
+
+    pub(super) fn response_end(&mut self, end: End, now: Moment) {
+        if let Some(answer) = &mut self.answer {
+            answer.finish(now);
+        }
+        if self.exchange.timing.first_byte.is_some() {
+            self.exchange.timing.ended = Some(now);
+        }
+        self.response = Some(end);
+    }
+
+    /// The exchange as it is recorded.
+    pub(super) fn finish(self) -> Exchange {
+        let Open { mut exchange, dialect, asked, answer, unreadable, response, .. } = self;
+        let end = response.unwrap_or(End::Cut(Reason::Interrupted));
+        let asked = asked.asked();
+        if let Some(model) = &asked.model {
+            exchange.requested_model = Some(model.clone());
+        }
+        exchange.dialect = dialect.map(|dialect| dialect.name);
+        let responded = exchange.status.is_some();
+        let mut usage = (Usage::default(), Verdict::Absent);
+        if let Some(answer) = &answer {
+            usage = answer.usage(end == End::Complete);
+            let facts = answer.facts();
+            exchange.streaming = Some(answer.is_streamed());
+            exchange.model = facts.model.clone();
+            exchange.service_tier = facts.tier.clone();
+            exchange.finish_reasons = facts.finish.clone();
+            if exchange.finish_reasons.is_empty() {
+                exchange.finish_reasons.extend(facts.status.clone());
+            }
+            exchange.tools = facts.tools.clone();
+            exchange.error = facts.error.clone();
+            exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
+            (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
+        } else if responded {
+            exchange.streaming = Some(false);
+        }
+        if exchange.status.is_some_and(|status| status >= 400) {
+            exchange.error.get_or_insert_default();
+        }
+        let cut = match end {
+            End::Cut(reason) => Some(reason),
+            End::Complete | End::WithConnection => None,
+        };
+        let why = match () {
+            () if exchange.reason.is_some() => exchange.reason,
+            () if !responded => Some(cut.unwrap_or(Reason::NoResponse)),
+            () if !exchange.inference => Some(Reason::NotInference),
+            () if dialect.is_none() => Some(Reason::UnsupportedDialect),
+            () => match usage.1 {
+                Verdict::Whole => None,
+                Verdict::Gap => Some(unreadable.unwrap_or(Reason::Gap)),
+                Verdict::Cut => Some(unreadable.or(cut).unwrap_or(Reason::Interrupted)),
+                Verdict::Absent => Some(unreadable.unwrap_or_else(|| absent(&exchange, dialect, asked.include_usage))),
+            },
+        };
+        exchange.reason = why;
+        if why.is_none() {
+            exchange.usage = usage.0;
+        } else {
+            exchange.reported_cost = None;
+        }
+        exchange
+    }
+}
+
+/// Why a whole answer has no usage.
+fn absent(exchange: &Exchange, dialect: Option<&'static Dialect>, asked: Option<bool>) -> Reason {
+    let streamed = exchange.streaming == Some(true) && exchange.error.is_none();
+    let on_request = dialect.is_some_and(|dialect| dialect.usage_on_request);
+    if streamed && on_request && asked != Some(true) { Reason::StreamUsageNotRequested } else { Reason::NotReported }
+}
+
+fn add(slot: &mut Option<u64>, bytes: u64) {
+    *slot = Some(slot.unwrap_or(0).saturating_add(bytes));
+}

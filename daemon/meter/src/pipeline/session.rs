@@ -1,0 +1,461 @@
+//! One session: whose it is, what it speaks, and the exchanges open on it.
+
+use std::sync::Arc;
+
+use percent_encoding::percent_decode_str;
+
+use super::open::Open;
+use super::{HostEvidence, SessionVerdict, Shared};
+use crate::attribution::attribute;
+use crate::exchange::{Exchange, IdentifiedBy, Reason, SessionId, Timing, Usage};
+use crate::flow::{Direction, Piece, Stream};
+use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
+use crate::limits::EXCHANGE_BYTES;
+use crate::llm::dialect::{Operation, classify};
+use crate::llm::headers;
+use crate::loss::Tally;
+use crate::time::Moment;
+use crate::workload::{ProcessKey, Workload};
+
+/// Whose traffic it is.
+#[derive(Clone, Debug)]
+enum Naming {
+    /// No evidence that names a host yet.
+    Unknown,
+    /// An AI provider's.
+    Provider(Arc<str>),
+    /// Nobody's: nothing of it is looked at.
+    NotAi,
+}
+
+/// What a step made.
+#[derive(Debug, Default)]
+pub(super) struct Made {
+    pub(super) exchanges: Vec<Exchange>,
+    pub(super) verdict: Option<SessionVerdict>,
+    pub(super) lost: Vec<(Reason, u64)>,
+}
+
+/// One TLS session or plain connection.
+#[derive(Debug)]
+pub(super) struct Session {
+    protocol: Protocol,
+    sent: Stream,
+    received: Stream,
+    tally: Tally,
+    touched: Moment,
+    state: Exchanges,
+}
+
+/// The part of a session that a protocol reports to.
+#[derive(Debug)]
+struct Exchanges {
+    id: SessionId,
+    process: ProcessKey,
+    workload: Arc<Workload>,
+    host: Option<HostEvidence>,
+    naming: Naming,
+    ordinal: u32,
+    open: Vec<Open>,
+    made: Made,
+}
+
+impl Session {
+    pub(super) fn new(
+        id: SessionId,
+        process: ProcessKey,
+        workload: Arc<Workload>,
+        joined_late: bool,
+        now: Moment,
+    ) -> Session {
+        Session {
+            protocol: Protocol::new(joined_late),
+            sent: Stream::default(),
+            received: Stream::default(),
+            tally: Tally::default(),
+            touched: now,
+            state: Exchanges {
+                id,
+                process,
+                workload,
+                host: None,
+                naming: Naming::Unknown,
+                ordinal: 0,
+                open: Vec::new(),
+                made: Made::default(),
+            },
+        }
+    }
+
+    pub(super) fn workload(&self) -> &Arc<Workload> {
+        &self.state.workload
+    }
+
+    pub(super) fn touched(&self) -> Moment {
+        self.touched
+    }
+
+    pub(super) fn touch(&mut self, now: Moment) {
+        self.touched = self.touched.max(now);
+    }
+
+    pub(super) fn take_made(&mut self) -> Made {
+        let mut made = std::mem::take(&mut self.state.made);
+        made.lost.extend(self.tally.lost.drain());
+        made
+    }
+
+    pub(super) fn resolve(&mut self, workload: Arc<Workload>) {
+        if workload.process == self.state.process || self.state.process.start_ticks == 0 {
+            self.state.workload = workload;
+        }
+    }
+
+    /// The host became known. Only evidence that may name a provider counts, and the first stays.
+    pub(super) fn name(&mut self, host: HostEvidence, shared: &Shared, now: Moment) {
+        if !host.identified_by.names_provider() || self.state.host.is_some() {
+            return;
+        }
+        let naming = match shared.directory.lookup(&host.host) {
+            Some(provider) => Naming::Provider(Arc::clone(&provider.name)),
+            None => Naming::NotAi,
+        };
+        self.state.decide(host, naming);
+        self.stop_if_not_ai(shared, now);
+    }
+
+    /// Takes bytes of one direction.
+    pub(super) fn chunk(&mut self, direction: Direction, offset: u64, bytes: &[u8], shared: &Shared, now: Moment) {
+        let stream = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
+        };
+        let (gap, fresh) = stream.accept(offset, bytes);
+        self.piece(direction, Piece::Gap(gap), shared, now);
+        self.piece(direction, Piece::Bytes(fresh), shared, now);
+        self.name_by_prefix(shared);
+        self.stop_if_not_ai(shared, now);
+    }
+
+    /// It is over; `ends` are the bytes that it moved, if they are known.
+    pub(super) fn close(&mut self, ends: Option<(u64, u64)>, shared: &Shared, now: Moment) {
+        if let Some((sent, received)) = ends {
+            let gap = self.sent.finish(sent);
+            self.piece(Direction::Sent, Piece::Gap(gap), shared, now);
+            let gap = self.received.finish(received);
+            self.piece(Direction::Received, Piece::Gap(gap), shared, now);
+        }
+        let mut sink = Meter { state: &mut self.state, shared, now };
+        self.protocol.finish(None, &mut self.tally, &mut sink);
+        sink.state.abandon(Reason::Interrupted, now);
+    }
+
+    /// A parser panicked: nothing of its state is looked at again.
+    pub(super) fn panicked(&mut self) {
+        self.state.open.clear();
+        self.state.made = Made::default();
+        self.protocol = Protocol::Unmetered(Reason::Panicked);
+        let missing = self.tally.seen.saturating_sub(self.tally.metered).saturating_sub(self.tally.lost.total());
+        self.tally.lost.add(Reason::Panicked, missing);
+        self.state.made.verdict = Some(SessionVerdict::MetadataOnly(Reason::Panicked));
+    }
+
+    fn piece(&mut self, direction: Direction, piece: Piece<'_>, shared: &Shared, now: Moment) {
+        if piece.is_empty() {
+            return;
+        }
+        if let Naming::NotAi = self.state.naming {
+            // Not for us: what came before the kernel knew is passed over.
+            self.tally.seen = self.tally.seen.saturating_add(piece.len());
+            self.tally.metered = self.tally.metered.saturating_add(piece.len());
+            return;
+        }
+        let mut sink = Meter { state: &mut self.state, shared, now };
+        if let Some(reason) = self.protocol.push(direction, piece, &shared.budget, &mut self.tally, &mut sink) {
+            sink.state.made.verdict = Some(SessionVerdict::MetadataOnly(reason));
+        }
+    }
+
+    /// Of a session of unknown name only the start of a write is handed out: its host may stand there although the
+    /// head is not whole.
+    fn name_by_prefix(&mut self, shared: &Shared) {
+        if let (Naming::Unknown, Protocol::Http1(connection)) = (&self.state.naming, &self.protocol)
+            && let Some(host) = h1::host_of_partial(connection.partial_request())
+        {
+            let target = first_target(connection.partial_request()).unwrap_or("/").to_owned();
+            let host = host.to_owned();
+            self.state.name_by_header(&host, "POST", &target, shared);
+        }
+    }
+
+    fn stop_if_not_ai(&mut self, shared: &Shared, now: Moment) {
+        if let (Naming::NotAi, false) = (&self.state.naming, matches!(self.protocol, Protocol::Unmetered(_))) {
+            self.state.open.clear();
+            let mut sink = Meter { state: &mut self.state, shared, now };
+            let mut ended = Tally::default();
+            self.protocol.finish(Some(Reason::UnknownSession), &mut ended, &mut sink);
+            self.tally.metered = self.tally.metered.saturating_add(ended.lost.total());
+            self.state.open.clear();
+            self.state.made.exchanges.clear();
+        }
+    }
+}
+
+fn first_target(head: &[u8]) -> Option<&str> {
+    let line = head.split(|byte| *byte == b'\r').next()?;
+    std::str::from_utf8(line).ok()?.split(' ').nth(1)
+}
+
+impl Exchanges {
+    fn decide(&mut self, host: HostEvidence, naming: Naming) {
+        self.made.verdict = Some(match naming {
+            Naming::Provider(_) => SessionVerdict::Capture,
+            Naming::NotAi | Naming::Unknown => SessionVerdict::Ignore,
+        });
+        self.host = Some(host);
+        self.naming = naming;
+    }
+
+    /// Names the session by the Host field of a request to `target`.
+    fn name_by_header(&mut self, authority: &str, method: &str, target: &str, shared: &Shared) {
+        let host = host_name(authority);
+        let telling = || classify("", method, target).telling;
+        let naming = match shared.directory.lookup(authority).or_else(|| shared.directory.lookup(&host)) {
+            Some(provider) if !provider.mixed || telling() => Naming::Provider(Arc::clone(&provider.name)),
+            Some(_) => Naming::NotAi,
+            None if shared.detect_by_path && telling() => Naming::Provider(unnamed(&host).into()),
+            None => Naming::NotAi,
+        };
+        self.decide(HostEvidence { host: host.into(), identified_by: IdentifiedBy::HostHeader }, naming);
+    }
+
+    /// An exchange of this session of which nothing is known yet but that it is there.
+    fn blank(&mut self, started: Moment) -> Exchange {
+        let ordinal = self.ordinal;
+        self.ordinal = self.ordinal.wrapping_add(1);
+        let provider = match &self.naming {
+            Naming::Provider(name) => Arc::clone(name),
+            Naming::Unknown | Naming::NotAi => "unknown".into(),
+        };
+        let host = self.host.as_ref();
+        Exchange {
+            session: self.id,
+            ordinal,
+            provider,
+            host: host.map_or_else(|| "".into(), |host| Arc::clone(&host.host)),
+            identified_by: host.map_or(IdentifiedBy::IpRange, |host| host.identified_by),
+            ..blank(started)
+        }
+    }
+
+    fn find(&mut self, key: Key) -> Option<&mut Open> {
+        self.open.iter_mut().find(|open| open.key == key)
+    }
+
+    /// Records the exchange if nothing more is to come.
+    fn settle(&mut self, key: Key) {
+        if let Some(at) = self.open.iter().position(|open| open.key == key && open.is_over()) {
+            let open = self.open.remove(at);
+            self.made.exchanges.push(open.finish());
+        }
+    }
+
+    /// Records everything open.
+    fn abandon(&mut self, reason: Reason, now: Moment) {
+        for mut open in std::mem::take(&mut self.open) {
+            if !open.is_over() {
+                open.response_end(End::Cut(reason), now);
+            }
+            self.made.exchanges.push(open.finish());
+        }
+    }
+}
+
+/// The provider's name for a host that only its paths give away.
+fn unnamed(host: &str) -> &'static str {
+    let local = host == "localhost"
+        || host.ends_with(".localhost")
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| match address {
+            std::net::IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_unspecified(),
+            std::net::IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
+        });
+    if local { "local" } else { "gateway" }
+}
+
+/// Lower case, without port and final dot.
+fn host_name(authority: &str) -> String {
+    let authority = authority.rsplit('@').next().unwrap_or(authority);
+    let host = match authority.strip_prefix('[') {
+        Some(rest) => rest.split(']').next().unwrap_or(rest),
+        None => authority.split(':').next().unwrap_or(authority),
+    };
+    let plain: String = host.chars().filter(char::is_ascii_graphic).take(253).collect();
+    plain.trim_end_matches('.').to_ascii_lowercase()
+}
+
+fn blank(started: Moment) -> Exchange {
+    Exchange {
+        session: SessionId(0),
+        ordinal: 0,
+        provider: "unknown".into(),
+        host: "".into(),
+        identified_by: IdentifiedBy::IpRange,
+        dialect: None,
+        operation: "unknown",
+        inference: true,
+        requested_model: None,
+        model: None,
+        streaming: None,
+        status: None,
+        usage: Usage::default(),
+        reported_cost: None,
+        service_tier: None,
+        batch: false,
+        finish_reasons: Vec::new(),
+        tools: Vec::new(),
+        provider_request_id: None,
+        organization: None,
+        project: None,
+        error: None,
+        api_key_fingerprint: None,
+        sdk: None,
+        trace_id: None,
+        request_bytes: None,
+        response_bytes: None,
+        timing: Timing { started, ..Timing::default() },
+        reason: None,
+    }
+}
+
+/// A call that is known to have been made and was not seen.
+pub(super) fn missed(host: &HostEvidence, started: Moment, reason: Reason, shared: &Shared) -> Exchange {
+    let provider = shared.directory.lookup(&host.host).map_or_else(|| "unknown".into(), |found| Arc::clone(&found.name));
+    Exchange {
+        provider,
+        host: Arc::clone(&host.host),
+        identified_by: host.identified_by,
+        reason: Some(reason),
+        ..blank(started)
+    }
+}
+
+/// Turns messages into exchanges.
+struct Meter<'a> {
+    state: &'a mut Exchanges,
+    shared: &'a Shared,
+    now: Moment,
+}
+
+impl Meter<'_> {
+    fn fingerprint(&self, headers: &[Header<'_>], target: &str) -> Option<Box<str>> {
+        if self.shared.fingerprint_keys.is_empty() {
+            return None;
+        }
+        let secret = headers::credential(headers, target)?;
+        let host = self.state.host.as_ref().map(|host| &*host.host);
+        let now = self.shared.clock.at(self.now);
+        let owner = attribute(host, &self.state.workload, &self.shared.owners, now).owner;
+        self.shared.fingerprint_keys.fingerprint(&owner.tenant, secret)
+    }
+
+    fn open(&mut self, key: Key, exchange: Exchange, operation: &Operation<'_>, headers: &[Header<'_>]) {
+        let budget = &self.shared.budget;
+        match budget.lease(EXCHANGE_BYTES) {
+            Some(lease) => {
+                self.state.open.push(Open::new(key, exchange, operation.dialect, headers, budget, lease));
+            }
+            // No room to follow it: told at once, with what the head said.
+            None => self.state.made.exchanges.push(Exchange { reason: Some(Reason::LimitReached), ..exchange }),
+        }
+    }
+}
+
+impl Sink for Meter<'_> {
+    fn request(&mut self, key: Key, head: &RequestHead<'_>) {
+        let authority = head.authority.or_else(|| header(head.headers, "host")).unwrap_or("");
+        if let Naming::Unknown = self.state.naming {
+            self.state.name_by_header(authority, head.method, head.target, self.shared);
+        }
+        let Naming::Provider(provider) = &self.state.naming else { return };
+        let operation = classify(provider, head.method, head.target);
+        let mut exchange = self.state.blank(self.now);
+        exchange.operation = operation.name;
+        exchange.inference = operation.inference;
+        exchange.requested_model = operation.model.and_then(|model| {
+            let decoded = percent_decode_str(model).decode_utf8().ok()?;
+            let plain = decoded.len() <= 256 && decoded.bytes().all(|byte| byte.is_ascii_graphic());
+            plain.then(|| decoded.into())
+        });
+        headers::of_request(head.headers, &mut exchange);
+        exchange.api_key_fingerprint = self.fingerprint(head.headers, head.target);
+        exchange.request_bytes = Some(0);
+        self.open(key, exchange, &operation, head.headers);
+    }
+
+    fn request_data(&mut self, key: Key, data: Piece<'_>) {
+        if let Some(open) = self.state.find(key) {
+            open.request_data(data);
+        }
+    }
+
+    fn request_end(&mut self, key: Key, _end: End) {
+        if let Some(open) = self.state.find(key) {
+            open.request_end();
+        }
+        self.state.settle(key);
+    }
+
+    fn response(&mut self, key: Key, head: &ResponseHead<'_>) {
+        if self.state.find(key).is_none() {
+            // Its request was not seen.
+            if !matches!(self.state.naming, Naming::Provider(_)) {
+                return;
+            }
+            let mut exchange = self.state.blank(self.now);
+            exchange.reason = Some(Reason::LateAttach);
+            let operation = classify("", "", "");
+            self.open(key, exchange, &operation, &[]);
+            if let Some(open) = self.state.find(key) {
+                open.request_end();
+            }
+        }
+        let (budget, now) = (&self.shared.budget, self.now);
+        if let Some(open) = self.state.find(key) {
+            let exchange = open.exchange_mut();
+            exchange.status = Some(head.status);
+            exchange.response_bytes = Some(0);
+            headers::of_response(head.headers, exchange);
+            if head.status == 101 {
+                exchange.reason = Some(Reason::Upgraded);
+            }
+            open.begin_response(head.headers, budget, now);
+        }
+    }
+
+    fn response_data(&mut self, key: Key, data: Piece<'_>) {
+        let now = self.now;
+        if let Some(open) = self.state.find(key) {
+            open.response_data(data, now);
+        }
+    }
+
+    fn response_end(&mut self, key: Key, end: End) {
+        let now = self.now;
+        if let Some(open) = self.state.find(key) {
+            open.response_end(end, now);
+        }
+        self.state.settle(key);
+    }
+
+    fn orphan(&mut self, reason: Reason) {
+        if let Naming::Provider(_) = self.state.naming {
+            let exchange = self.state.blank(self.now);
+            self.state.made.exchanges.push(Exchange { reason: Some(reason), ..exchange });
+        }
+    }
+
+    fn upgraded(&mut self) {
+        let now = self.now;
+        self.state.abandon(Reason::Upgraded, now);
+    }
+}
