@@ -6,6 +6,7 @@ pub mod doctor;
 pub mod privileges;
 pub mod telemetry;
 pub mod writer;
+pub mod shards;
 
 /// Where queries are answered unless the command line or the configuration says otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/venturi/venturid.sock";

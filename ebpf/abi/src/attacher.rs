@@ -99,7 +99,7 @@ pub const PATH_MAX: usize = 192;
 
 /// One program at one place of a file.
 #[repr(C)]
-#[derive(Clone, Copy, Debug, Default, FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
 pub struct Place {
     /// Offset in the file, bytes.
     pub offset: u64,

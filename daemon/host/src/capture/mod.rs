@@ -2,4 +2,6 @@
 
 pub mod attacher_client;
 pub mod event;
+pub mod image;
+pub mod mailbox;
 pub mod status;
