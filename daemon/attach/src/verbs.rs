@@ -1,0 +1,253 @@
+//! The request loop: reads one fixed-size request after the other and answers each, by the allowlist of its verb.
+//!
+//! Attach and open are answered in order. Detach and tap-close are answered from the thread that closes, when the
+//! kernel has let go. A request that is malformed in any way is refused, never interpreted.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use abi::attacher::{Hook, Refusal, Reply, Request, StateFile, Verb};
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
+
+use crate::closer::Closer;
+use crate::files::{self, Files};
+use crate::loader::Loaded;
+use crate::process;
+use crate::tap::Taps;
+use crate::uprobes::{ATTACHMENTS_MAX, Uprobes};
+
+/// Why a request was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refused {
+    NotAllowed,
+    Gone,
+    Limit,
+    Kernel(i32),
+}
+
+impl Refused {
+    pub(crate) fn from_io(error: &io::Error) -> Refused {
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ESRCH | libc::ENOTDIR | libc::ENODEV | libc::ENXIO) => Refused::Gone,
+            Some(libc::ELOOP | libc::EXDEV) => Refused::NotAllowed,
+            Some(libc::EMFILE | libc::ENFILE) => Refused::Limit,
+            other => Refused::Kernel(other.unwrap_or(libc::EIO)),
+        }
+    }
+}
+
+impl From<Errno> for Refused {
+    fn from(errno: Errno) -> Refused {
+        Refused::from_io(&io::Error::from(errno))
+    }
+}
+
+/// What a verb gives back.
+#[derive(Default)]
+struct Done {
+    value: u64,
+    opened: Option<files::Opened>,
+    descriptor: Option<OwnedFd>,
+}
+
+/// Everything a request can touch.
+pub(crate) struct Server {
+    pub(crate) socket: Arc<OwnedFd>,
+    pub(crate) loaded: Loaded,
+    pub(crate) files: Files,
+    pub(crate) uprobes: Uprobes,
+    pub(crate) taps: Taps,
+    /// Closes uprobes.
+    pub(crate) detacher: Closer,
+    /// Closes taps.
+    pub(crate) tap_closer: Closer,
+}
+
+/// Whether main is still there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Peer {
+    Here,
+    Gone,
+}
+
+impl Server {
+    /// Reads and answers one request.
+    pub(crate) fn serve_one(&mut self) -> Peer {
+        // One byte more than a request: a longer message is then recognised as malformed.
+        let mut buffer = [0u8; size_of::<Request>() + 1];
+        let len = match recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+            Ok(0) => return Peer::Gone,
+            Ok(len) => len,
+            Err(Errno::EINTR | Errno::EAGAIN) => return Peer::Here,
+            Err(error) => {
+                tracing::info!(%error, "the socket to main failed");
+                return Peer::Gone;
+            }
+        };
+        let started = Instant::now();
+        match Request::read_from_bytes(buffer.get(..len).unwrap_or_default()) {
+            Ok(request) => self.answer(&request, started),
+            Err(_) => {
+                tracing::warn!(len, "main sent a message that is no request");
+                self.reply(0, Err(Refused::NotAllowed), started)
+            }
+        }
+    }
+
+    fn answer(&mut self, request: &Request, started: Instant) -> Peer {
+        let id = request.id;
+        let result = match Verb::from_wire(request.verb) {
+            Some(Verb::Attach) => self.attach(request),
+            Some(Verb::Detach) => match self.uprobes.take(request.value) {
+                Some(links) => return self.close_later(id, links, started, false),
+                None => Err(Refused::Gone),
+            },
+            Some(Verb::TapOpen) => self.tap_open(request),
+            Some(Verb::TapClose) => match self.taps.take(request.value) {
+                Some(socket) => return self.close_later(id, vec![socket], started, true),
+                None => Err(Refused::Gone),
+            },
+            Some(Verb::OpenMaps) => open_maps(request),
+            Some(Verb::OpenMapped) => self.open_mapped(request),
+            Some(Verb::OpenState) => open_state(request),
+            None => Err(Refused::NotAllowed),
+        };
+        if let Err(refused) = &result {
+            tracing::debug!(verb = request.verb, pid = request.pid, ?refused, "request refused");
+        }
+        self.reply(id, result, started)
+    }
+
+    fn attach(&mut self, request: &Request) -> Result<Done, Refused> {
+        let places = places(request)?;
+        if request.pid == 0 && !places.iter().all(|(hook, _)| hook.is_once_per_session()) {
+            // A hook per read or write on every process of a library is what must never happen.
+            return Err(Refused::NotAllowed);
+        }
+        if self.uprobes.len() >= ATTACHMENTS_MAX {
+            return Err(Refused::Limit);
+        }
+        let file = self.files.get(request.file).ok_or(Refused::Gone)?;
+        if !places.iter().all(|(_, offset)| file.is_code(*offset)) {
+            return Err(Refused::NotAllowed);
+        }
+        let check = |pid| if pid == 0 { Ok(()) } else { process::is_the_one(pid, request.start_ticks) };
+        check(request.pid)?;
+        let attached = self.uprobes.attach(&self.loaded, file.fd(), request.pid, &places);
+        let number = attached.map_err(|(error, links)| {
+            self.detacher.close(links, || ());
+            Refused::from_io(&error)
+        })?;
+        // Asked again: the process may have ended, and its id be taken by another one, in between.
+        if let Err(refused) = check(request.pid) {
+            self.detacher.close(self.uprobes.take(number).unwrap_or_default(), || ());
+            return Err(refused);
+        }
+        Ok(Done { value: number, ..Done::default() })
+    }
+
+    fn tap_open(&mut self, request: &Request) -> Result<Done, Refused> {
+        let filter = self.loaded.program("tap").ok_or(Refused::Gone)?;
+        self.taps.open(request.value, filter)?;
+        Ok(Done { value: request.value, ..Done::default() })
+    }
+
+    fn open_mapped(&mut self, request: &Request) -> Result<Done, Refused> {
+        process::is_the_one(request.pid, request.start_ticks)?;
+        let (opened, descriptor) = self.files.open_mapped(request.pid, request.value, request.end)?;
+        Ok(Done { opened: Some(opened), descriptor: Some(descriptor), ..Done::default() })
+    }
+
+    fn close_later(&self, id: u64, descriptors: Vec<OwnedFd>, started: Instant, is_tap: bool) -> Peer {
+        let socket = Arc::clone(&self.socket);
+        let closer = if is_tap { &self.tap_closer } else { &self.detacher };
+        let backlog = closer.backlog();
+        closer.close(descriptors, move || {
+            let mut reply = blank(id, started);
+            reply.detach_backlog = backlog;
+            // Main being gone is noticed by the loop that reads.
+            let _ = send(&socket, &reply, None);
+        });
+        Peer::Here
+    }
+
+    fn reply(&self, id: u64, result: Result<Done, Refused>, started: Instant) -> Peer {
+        let mut reply = blank(id, started);
+        reply.detach_backlog = self.detacher.backlog();
+        let mut descriptor = None;
+        match result {
+            Ok(done) => {
+                reply.value = done.value;
+                descriptor = done.descriptor;
+                if let Some(opened) = done.opened {
+                    (reply.file, reply.device, reply.inode) = (opened.number, opened.device, opened.inode);
+                }
+            }
+            Err(Refused::NotAllowed) => reply.refusal = Refusal::NotAllowed.wire(),
+            Err(Refused::Gone) => reply.refusal = Refusal::Gone.wire(),
+            Err(Refused::Limit) => reply.refusal = Refusal::Limit.wire(),
+            Err(Refused::Kernel(errno)) => {
+                reply.refusal = Refusal::Kernel.wire();
+                reply.errno = errno.unsigned_abs();
+            }
+        }
+        match send(&self.socket, &reply, descriptor.as_ref()) {
+            Ok(()) => Peer::Here,
+            Err(_) => Peer::Gone,
+        }
+    }
+}
+
+fn open_maps(request: &Request) -> Result<Done, Refused> {
+    process::is_the_one(request.pid, request.start_ticks)?;
+    Ok(Done { descriptor: Some(files::open_maps(request.pid)?), ..Done::default() })
+}
+
+fn open_state(request: &Request) -> Result<Done, Refused> {
+    let which =
+        u32::try_from(request.value).ok().and_then(StateFile::from_wire).ok_or(Refused::NotAllowed)?;
+    let container = request.path.get(..request.path_len as usize).ok_or(Refused::NotAllowed)?;
+    Ok(Done { descriptor: Some(files::open_state(which, container)?), ..Done::default() })
+}
+
+/// The places of an attach request: at least one, all of known hooks.
+fn places(request: &Request) -> Result<Vec<(Hook, u64)>, Refused> {
+    let meant = request.places.get(..request.place_count as usize).ok_or(Refused::NotAllowed)?;
+    if meant.is_empty() {
+        return Err(Refused::NotAllowed);
+    }
+    let known = meant.iter().map(|place| Hook::from_wire(place.hook).map(|hook| (hook, place.offset)));
+    known.collect::<Option<Vec<_>>>().ok_or(Refused::NotAllowed)
+}
+
+fn blank(id: u64, started: Instant) -> Reply {
+    let mut reply = Reply::new_zeroed();
+    reply.id = id;
+    reply.refusal = Refusal::None.wire();
+    reply.took_ns = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    reply
+}
+
+/// Sends one message, whole, with at most one descriptor beside it.
+fn send(socket: &OwnedFd, reply: &Reply, descriptor: Option<&OwnedFd>) -> nix::Result<()> {
+    let descriptors: Vec<i32> = descriptor.iter().map(|fd| fd.as_fd().as_raw_fd()).collect();
+    send_with(socket, reply.as_bytes(), &descriptors)
+}
+
+/// Sends one message with descriptors beside it.
+pub(crate) fn send_with(socket: &OwnedFd, bytes: &[u8], descriptors: &[i32]) -> nix::Result<()> {
+    let rights = [ControlMessage::ScmRights(descriptors)];
+    let control = if descriptors.is_empty() { &[][..] } else { &rights[..] };
+    loop {
+        match sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(bytes)], control, MsgFlags::MSG_NOSIGNAL, None)
+        {
+            Ok(_) => return Ok(()),
+            Err(Errno::EINTR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+}
