@@ -85,7 +85,8 @@ impl fmt::Display for Failed {
 
 impl std::error::Error for Failed {}
 
-fn shown(command: &Command) -> String {
+/// The command as a person would type it.
+pub(crate) fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program()).file_name().unwrap_or(command.get_program());
     let mut text = program.to_string_lossy().into_owned();
     for arg in command.get_args() {
