@@ -109,7 +109,9 @@ impl Client {
     }
 
     fn failure(&self, status: Status) -> Failure {
-        if status.code() == tonic::Code::Unavailable {
+        // Only what never reached the daemon has a source; the daemon's own "unavailable" (a store that is not open)
+        // is an answer.
+        if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_some() {
             return unreachable(&self.socket, &io::Error::other(status.message().to_owned()));
         }
         Failure::Refused(Box::new(status))

@@ -16,12 +16,12 @@ use crate::shell;
 /// A rule that is broken: where and how.
 pub(crate) type Finding = String;
 
-/// One text file of the repository.
+/// One file of the repository.
 #[derive(Debug)]
 pub(crate) struct Source {
     /// Path from the root, with `/`.
     pub(crate) path: String,
-    /// Content.
+    /// Content; empty if it is not text.
     pub(crate) text: String,
 }
 
@@ -43,7 +43,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     }
 }
 
-/// Every text file that git knows or would add.
+/// Every file that git knows or would add.
 fn sources() -> anyhow::Result<Vec<Source>> {
     let listed = shell::output(shell::command("git").args([
         "ls-files",
@@ -59,9 +59,7 @@ fn sources() -> anyhow::Result<Vec<Source>> {
             continue;
         }
         let bytes = fs::read(&full).with_context(|| format!("reading {path}"))?;
-        if let Ok(text) = String::from_utf8(bytes) {
-            sources.push(Source { path: path.to_owned(), text });
-        }
+        sources.push(Source { path: path.to_owned(), text: String::from_utf8(bytes).unwrap_or_default() });
     }
     Ok(sources)
 }

@@ -16,7 +16,7 @@ use crate::output::{Look, Page, Tone, print, table, text};
 
 /// Program types that can only observe: none of them can change, delay or drop what it sees. A socket filter is listed
 /// because ours is attached to a socket of our own only.
-const OBSERVING_TYPES: &[&str] = &["tracepoint", "raw_tracepoint", "kprobe", "socket_filter"];
+const OBSERVING_TYPES: &[&str] = &["tracepoint", "raw_tracepoint", "kprobe (uprobe)", "socket_filter"];
 
 /// Asks, prints, and ends with the node's state.
 pub(crate) async fn run(client: &Client, json: bool, now: Timestamp) -> Result<Outcome, Failure> {
@@ -318,7 +318,7 @@ fn remedy(verdict: &str, reason: &str) -> &'static str {
         ("captured", _) => text::UNKNOWN,
         (_, "late_attach") => "nothing: calls from the next one on are metered",
         (_, "http2") => "use HTTP/1.1 in the client; HTTP/2 is not metered",
-        (_, "unknown_session") => "name the host in [[providers]] if it is a gateway of yours",
+        (_, "unknown_session") => "name the host in [[provider]] if it is a gateway of yours",
         (_, "unknown_tls_library") => "no probe for its TLS library: flows only",
         (_, "attach_refused") => "see the daemon's log; check lockdown and perf_event_paranoid",
         (_, "unreadable") => "its files cannot be opened: check the mount and CAP_SYS_PTRACE of the attacher",
@@ -375,8 +375,8 @@ main       10  62345  none                 yes           yes                   0
 attacher   11      0  CAP_BPF CAP_PERFMON  yes           no                    -         -   9.0 MiB
 
 Proof of read-only: every program of ours in the kernel
-ID  NAME       TYPE    CAN            INSTRUCTIONS  TAG
- 7  tls_write  kprobe  observes only           321  00ff
+ID  NAME       TYPE             CAN            INSTRUCTIONS  TAG
+ 7  tls_write  kprobe (uprobe)  observes only           321  00ff
 all 1 can only observe
 
 Rings, counters and losses

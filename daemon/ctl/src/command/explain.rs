@@ -36,6 +36,7 @@ async fn complete(client: &Client, digits: &str, tenant: &str) -> Result<String,
         tenant: tenant.to_owned(),
         limit: page_limit(None),
         descending: true,
+        include_flows: true,
         ..ListAttributionsRequest::default()
     };
     let mut found: Vec<String> = Vec::new();

@@ -153,13 +153,19 @@ pub(crate) fn degradations(page: &mut Page, degradations: &[Degradation]) {
         .map(|one| {
             vec![
                 text::name(&one.kind),
+                text::name(&one.severity),
                 text::name(&one.effect),
                 text::name(&one.remedy),
                 text::clock(one.since.as_ref()),
             ]
         })
         .collect();
-    page.block(&table::plain(page.look(), &["WHAT", "EFFECT", "REMEDY", "SINCE (UTC)"], rows, &[]));
+    page.block(&table::plain(
+        page.look(),
+        &["WHAT", "SEVERITY", "EFFECT", "REMEDY", "SINCE (UTC)"],
+        rows,
+        &[],
+    ));
 }
 
 fn losses(losses: &[Counter]) -> String {
@@ -176,6 +182,7 @@ fn losses(losses: &[Counter]) -> String {
 fn degradation(one: &Degradation) -> Value {
     Object::new()
         .text("kind", &one.kind)
+        .text("severity", &one.severity)
         .text("effect", &one.effect)
         .text("remedy", &one.remedy)
         .time("since", one.since.as_ref())
@@ -222,7 +229,7 @@ pub(crate) mod tests {
             programs: vec![LoadedProgram {
                 id: 7,
                 name: "tls_write".into(),
-                r#type: "kprobe".into(),
+                r#type: "kprobe (uprobe)".into(),
                 instructions: 321,
                 tag: "00ff".into(),
             }],
@@ -305,6 +312,7 @@ pub(crate) mod tests {
                 effect: "live traffic is not seen".into(),
                 remedy: "start as root".into(),
                 since: None,
+                severity: "degraded".into(),
             }],
             ..node()
         };
@@ -316,8 +324,8 @@ pub(crate) mod tests {
              coverage  2 captured, 1 metadata only, 0 dark\n\
              losses    none\n\
              \n\x1b[1mLimitations in force\x1b[0m\n\
-             WHAT    EFFECT                    REMEDY         SINCE (UTC)\n\
-             replay  live traffic is not seen  start as root  -\n",
+             WHAT    SEVERITY  EFFECT                    REMEDY         SINCE (UTC)\n\
+             replay  degraded  live traffic is not seen  start as root  -\n",
         );
     }
 
