@@ -1,0 +1,139 @@
+//! Drives the pipeline with a rendered exchange, as capture would.
+
+use std::sync::{Arc, LazyLock};
+
+use meter::attribution::OwnerIndex;
+use meter::directory::Directory;
+use meter::exchange::{Exchange, SessionId};
+use meter::pipeline::{Direction, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
+use meter::pricing::Catalogue;
+use meter::record::Subject;
+use meter::time::{Moment, UnixNanos, WallClock};
+use meter::workload::{ProcessKey, Workload};
+use serde_json::{Map, Value, json};
+
+use crate::corpus::Line;
+use crate::render::Pieces;
+
+/// What the pipeline said of a rendered exchange.
+pub(crate) struct Seen {
+    /// Every exchange it found; one, if all is well, and none for a host that is no provider.
+    pub(crate) exchanges: Vec<Exchange>,
+    /// Bytes it could not account for or lost.
+    pub(crate) lost: u64,
+}
+
+impl Seen {
+    /// The exchange, if there is exactly one.
+    pub(crate) fn exchange(&self) -> Option<&Exchange> {
+        match self.exchanges.as_slice() {
+            [one] => Some(one),
+            _ => None,
+        }
+    }
+
+    /// The object of the report: absent where unknown.
+    pub(crate) fn to_json(&self, id: &str, rendering: &str) -> Value {
+        let mut object = Map::new();
+        object.insert("id".into(), id.into());
+        object.insert("rendering".into(), rendering.into());
+        if let Some(exchange) = self.exchange() {
+            object.insert("provider".into(), exchange.provider.as_ref().into());
+            object.insert("operation".into(), exchange.operation.into());
+            put(&mut object, "model", model(exchange).map(Value::from));
+            put(&mut object, "requested_model", exchange.requested_model.as_deref().map(Value::from));
+            put(&mut object, "streaming", exchange.streaming.map(Value::from));
+            let usage = usage(exchange);
+            if !usage.is_empty() {
+                object.insert("usage".into(), Value::Object(usage));
+            }
+            put(&mut object, "reason", exchange.reason.map(|reason| json!(reason.as_str())));
+        }
+        Value::Object(object)
+    }
+}
+
+fn put(object: &mut Map<String, Value>, key: &str, value: Option<Value>) {
+    if let Some(value) = value {
+        object.insert(key.to_owned(), value);
+    }
+}
+
+/// The model that answered; the one asked for where the answer does not say.
+pub(crate) fn model(exchange: &Exchange) -> Option<&str> {
+    exchange.model.as_deref().or(exchange.requested_model.as_deref())
+}
+
+/// Counts by the API's names, absent where unknown.
+pub(crate) fn usage(exchange: &Exchange) -> Map<String, Value> {
+    let usage = &exchange.usage;
+    let mut object = Map::new();
+    for (name, count) in [
+        ("input_tokens", usage.input),
+        ("output_tokens", usage.output),
+        ("cache_read_input_tokens", usage.cache_read),
+        ("cache_creation_input_tokens", usage.cache_creation),
+        ("cache_creation_5m_input_tokens", usage.cache_creation_5m),
+        ("cache_creation_1h_input_tokens", usage.cache_creation_1h),
+        ("reasoning_output_tokens", usage.reasoning),
+        ("audio_input_tokens", usage.audio_input),
+        ("audio_output_tokens", usage.audio_output),
+        ("image_input_tokens", usage.image_input),
+        ("image_output_tokens", usage.image_output),
+        ("total_tokens", usage.total),
+        ("web_search_requests", usage.web_search_requests),
+    ] {
+        put(&mut object, name, count.map(Value::from));
+    }
+    object
+}
+
+static DIRECTORY: LazyLock<Arc<Directory>> = LazyLock::new(|| Arc::new(Directory::builtin()));
+static CATALOGUE: LazyLock<Arc<Catalogue>> =
+    LazyLock::new(|| Arc::new(Catalogue::vendored().unwrap_or_else(|error| panic!("vendored catalogue: {error}"))));
+
+/// Runs one exchange on a connection of its own, whose host name shows itself in the request.
+pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
+    let mut pipeline = Pipeline::new(PipelineOptions {
+        directory: Arc::clone(&DIRECTORY),
+        owners: Arc::new(OwnerIndex::empty(0, UnixNanos(0))),
+        catalogue: Arc::clone(&CATALOGUE),
+        clock: WallClock::default(),
+        fingerprint_keys: FingerprintKeys::default(),
+        id_seed: 1,
+        detect_by_path: true,
+        fence_panics: false,
+    });
+    let (session, process) = (SessionId(1), ProcessKey { pid: 1, start_ticks: 1 });
+    let workload = Workload::unknown(process);
+    let mut now = 0;
+    let mut tick = || {
+        now += 1_000;
+        Moment(now)
+    };
+    pipeline.handle(Input::Opened { session, process, workload, host: None, joined_late: false }, tick());
+    let mut ends = [0, 0];
+    for (end, (direction, stream)) in
+        ends.iter_mut().zip([(Direction::Sent, &pieces.sent), (Direction::Received, &pieces.received)])
+    {
+        for bytes in stream {
+            pipeline.handle(Input::Chunk { session, direction, offset: *end, bytes }, tick());
+            *end += bytes.len() as u64;
+        }
+    }
+    let [sent, received] = ends;
+    pipeline.handle(Input::Closed { session, sent, received }, tick());
+    let mut seen = Seen { exchanges: Vec::new(), lost: 0 };
+    while let Some(output) = pipeline.poll() {
+        match output {
+            Output::Record(record) => {
+                if let Subject::Exchange(exchange) = record.subject {
+                    seen.exchanges.push(*exchange);
+                }
+            }
+            Output::Lost { bytes, .. } => seen.lost += bytes,
+            Output::Verdict { .. } => {}
+        }
+    }
+    seen
+}

@@ -1,0 +1,158 @@
+//! Runs recorded exchanges through the whole pure pipeline, as they would travel, and compares what it says of them.
+//!
+//! Input: one JSON object per line, gzip or not, with or without `expected`. Each is rendered as HTTP/1.1 in one piece
+//! (`h1`) and cut at random places, always the same ones (`h1-cut`). Exit status: 0 all as expected, 1 a mismatch,
+//! 2 usage.
+
+mod compare;
+mod corpus;
+mod drive;
+mod render;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{BufRead, BufReader, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::Parser;
+
+use compare::Verdict;
+use corpus::Line;
+
+/// Runs recorded exchanges through the meter and compares.
+#[derive(Parser)]
+struct Arguments {
+    /// Recorded exchanges, one JSON object per line, gzip or not.
+    #[arg(long)]
+    corpus: PathBuf,
+    /// Only these dialects, as the recording's `expected.dialect` names them; `negative` for what is no AI at all.
+    #[arg(long, value_delimiter = ',')]
+    dialect: Vec<String>,
+    /// Write one JSON object per exchange and rendering.
+    #[arg(long)]
+    json: Option<PathBuf>,
+    /// Print so many mismatches in full.
+    #[arg(long, default_value_t = 20)]
+    show: usize,
+}
+
+/// Results of one provider.
+#[derive(Default)]
+struct Row {
+    exchanges: u64,
+    exact: u64,
+    mismatches: u64,
+    unsupported: u64,
+    unjudged: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("conformance: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    let mut json = match &arguments.json {
+        Some(path) => Some(BufWriter::new(File::create(path).with_context(|| format!("creating {}", path.display()))?)),
+        None => None,
+    };
+    let mut rows: BTreeMap<(String, &'static str), Row> = BTreeMap::new();
+    let mut reasons: BTreeMap<(String, String), u64> = BTreeMap::new();
+    let mut shown = 0;
+    for (number, line) in open(&arguments.corpus)?.lines().enumerate() {
+        let text = line.with_context(|| format!("reading {}", arguments.corpus.display()))?;
+        if text.trim().is_empty() {
+            continue;
+        }
+        let line = Line::parse(&text).with_context(|| format!("line {} of the corpus", number + 1))?;
+        if !arguments.dialect.is_empty() && !arguments.dialect.iter().any(|wanted| line.is_dialect(wanted)) {
+            continue;
+        }
+        for (rendering, pieces) in render::renderings(&line) {
+            let row = rows.entry((line.provider.clone(), rendering)).or_default();
+            row.exchanges += 1;
+            let Some(pieces) = pieces else {
+                row.unsupported += 1;
+                row.mismatches += u64::from(line.is_selected(&arguments.dialect));
+                continue;
+            };
+            let seen = drive::drive(&line, &pieces);
+            if let Some(file) = &mut json {
+                serde_json::to_writer(&mut *file, &seen.to_json(&line.id, rendering))?;
+                file.write_all(b"\n")?;
+            }
+            match compare::compare(&line, &seen) {
+                Verdict::Exact => row.exact += 1,
+                Verdict::NothingExpected => row.unjudged += 1,
+                Verdict::Unsupported => {
+                    row.unsupported += 1;
+                    row.mismatches += u64::from(line.is_selected(&arguments.dialect));
+                }
+                Verdict::Mismatch(differences) => {
+                    row.mismatches += 1;
+                    let dialect = line.dialect().unwrap_or("negative").to_owned();
+                    let kinds: Vec<&str> = differences.iter().map(|difference| difference.what).collect();
+                    *reasons.entry((dialect, kinds.join("+"))).or_default() += 1;
+                    if shown < arguments.show {
+                        shown += 1;
+                        println!("{} {rendering} {} {}", line.id, line.method, line.url);
+                        for difference in &differences {
+                            println!("    {difference}");
+                        }
+                    }
+                }
+            }
+        }
+    }
+    if let Some(mut file) = json {
+        file.flush()?;
+    }
+    Ok(report(&rows, &reasons))
+}
+
+fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut magic = [0; 2];
+    let read = file.read(&mut magic)?;
+    let whole = std::io::Cursor::new(magic).take(read as u64).chain(file);
+    Ok(match magic {
+        [0x1f, 0x8b] => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(whole))),
+        _ => Box::new(BufReader::new(whole)),
+    })
+}
+
+/// Prints the table; true if nothing mismatched.
+fn report(rows: &BTreeMap<(String, &'static str), Row>, reasons: &BTreeMap<(String, String), u64>) -> bool {
+    println!(
+        "{:<20} {:<8} {:>9} {:>9} {:>10} {:>11} {:>8}",
+        "provider", "as", "exchanges", "exact", "mismatches", "unsupported", "unjudged"
+    );
+    let mut total = Row::default();
+    for ((provider, rendering), row) in rows {
+        println!(
+            "{provider:<20} {rendering:<8} {:>9} {:>9} {:>10} {:>11} {:>8}",
+            row.exchanges, row.exact, row.mismatches, row.unsupported, row.unjudged
+        );
+        total.exchanges += row.exchanges;
+        total.exact += row.exact;
+        total.mismatches += row.mismatches;
+        total.unsupported += row.unsupported;
+        total.unjudged += row.unjudged;
+    }
+    println!(
+        "{:<20} {:<8} {:>9} {:>9} {:>10} {:>11} {:>8}",
+        "total", "", total.exchanges, total.exact, total.mismatches, total.unsupported, total.unjudged
+    );
+    for ((dialect, what), count) in reasons {
+        println!("mismatch {dialect}: {what}: {count}");
+    }
+    total.mismatches == 0
+}
