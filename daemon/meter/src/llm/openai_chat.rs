@@ -30,7 +30,6 @@ macro_rules! usage {
             (concat!($prefix, "/prompt_tokens_details/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/prompt_token_details/cached_tokens"), Field::Count(CacheRead)),
             (concat!($prefix, "/cached_tokens"), Field::Count(CacheReadElsewhere)),
-            (concat!($prefix, "/num_cached_tokens"), Field::Count(CacheReadElsewhere)),
             (concat!($prefix, "/prompt_cache_hit_tokens"), Field::Count(CacheReadElsewhere)),
             (concat!($prefix, "/completion_tokens_details/reasoning_tokens"), Field::Count(Reasoning)),
             (concat!($prefix, "/completion_tokens_details/audio_tokens"), Field::Count(AudioOutput)),
@@ -44,10 +43,11 @@ macro_rules! usage {
     };
 }
 
-const USAGE: [(&str, Field); 20] = usage!("/usage");
+// Mistral's `num_cached_tokens` is left out: it counts hits of the server's own prefix cache, which are not a price class.
+const USAGE: [(&str, Field); 19] = usage!("/usage");
 /// Groq repeats the usage here; Moonshot had it in the choice.
-const USAGE_GROQ: [(&str, Field); 20] = usage!("/x_groq/usage");
-const USAGE_CHOICE: [(&str, Field); 20] = usage!("/choices/*/usage");
+const USAGE_GROQ: [(&str, Field); 19] = usage!("/x_groq/usage");
+const USAGE_CHOICE: [(&str, Field); 19] = usage!("/choices/*/usage");
 
 const PATHS: [(&str, Field); 16] = [
     ("/model", Field::Model),

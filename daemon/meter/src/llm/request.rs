@@ -1,8 +1,12 @@
 //! What a request body says: the model, and how the answer is to come. Read while it passes.
 
+use std::sync::OnceLock;
+
+use memchr::memmem;
+
 use super::facts::name;
 use super::json::{Paths, Scanner, Value, Visitor};
-use std::sync::OnceLock;
+use crate::limits::JSON_TEXT_MAX;
 
 /// Wanted members of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +50,7 @@ impl Visitor<Wanted> for Asked {
 pub struct Reader {
     scanner: Scanner,
     state: Sniffed,
+    form: Form,
     asked: Asked,
 }
 
@@ -54,7 +59,9 @@ enum Sniffed {
     #[default]
     Nothing,
     Json,
-    /// Not JSON, or no longer in step.
+    /// Parts of a form, uploads among them.
+    Form,
+    /// Neither, or no longer in step.
     Opaque,
 }
 
@@ -64,12 +71,23 @@ impl Reader {
         if self.state == Sniffed::Nothing {
             match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
                 Some(b'{') => self.state = Sniffed::Json,
+                Some(b'-') => self.state = Sniffed::Form,
                 Some(_) => self.state = Sniffed::Opaque,
                 None => return,
             }
         }
         if self.state == Sniffed::Json && self.scanner.documents() == 0 {
             self.scanner.push(paths(), bytes, &mut self.asked);
+        }
+        if self.state == Sniffed::Form {
+            self.form.push(bytes);
+        }
+    }
+
+    /// The body is over.
+    pub fn finish(&mut self) {
+        if let Some(model) = self.form.model() {
+            self.asked.model = Some(model.into());
         }
     }
 
@@ -83,6 +101,74 @@ impl Reader {
     /// What was asked so far.
     pub fn asked(&self) -> &Asked {
         &self.asked
+    }
+}
+
+/// Field of a form that names the model, as its head says.
+const MODEL_FIELD: &[u8] = b"form-data; name=\"model\"";
+
+/// Looks for the field `model` of a form.
+#[derive(Debug, Default)]
+struct Form {
+    place: FormPlace,
+    /// The last bytes, where a match may begin; then the value.
+    held: Vec<u8>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum FormPlace {
+    #[default]
+    Searching,
+    /// In the part's head; line ends seen in a row.
+    Head(u8),
+    Value,
+    Over,
+}
+
+impl Form {
+    fn push(&mut self, mut bytes: &[u8]) {
+        if self.place == FormPlace::Searching {
+            // Across the border of two pieces first.
+            let reach = MODEL_FIELD.len() - 1;
+            let before = self.held.len();
+            self.held.extend_from_slice(bytes.get(..bytes.len().min(reach)).unwrap_or_default());
+            let end = |at: usize| at + MODEL_FIELD.len();
+            let across = memmem::find(&self.held, MODEL_FIELD).map(|at| end(at).saturating_sub(before));
+            match across.or_else(|| memmem::find(bytes, MODEL_FIELD).map(end)) {
+                Some(after) => {
+                    bytes = bytes.get(after..).unwrap_or_default();
+                    self.place = FormPlace::Head(0);
+                    self.held.clear();
+                }
+                None => {
+                    if bytes.len() >= reach {
+                        self.held.clear();
+                        self.held.extend_from_slice(bytes.get(bytes.len() - reach..).unwrap_or_default());
+                    } else {
+                        let drop = self.held.len().saturating_sub(reach);
+                        self.held.drain(..drop);
+                    }
+                    return;
+                }
+            }
+        }
+        for byte in bytes {
+            match (self.place, byte) {
+                (FormPlace::Head(lines), b'\n') => {
+                    self.place = if lines == 1 { FormPlace::Value } else { FormPlace::Head(1) };
+                }
+                (FormPlace::Head(_), b'\r') => {}
+                (FormPlace::Head(_), _) => self.place = FormPlace::Head(0),
+                (FormPlace::Value, b'\r' | b'\n') => self.place = FormPlace::Over,
+                (FormPlace::Value, byte) if self.held.len() < JSON_TEXT_MAX => self.held.push(*byte),
+                _ => return,
+            }
+        }
+    }
+
+    fn model(&self) -> Option<&str> {
+        let whole = self.place == FormPlace::Over && self.held.len() < JSON_TEXT_MAX;
+        name(Value::Text { bytes: &self.held, whole })
     }
 }
 

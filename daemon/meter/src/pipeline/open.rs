@@ -79,6 +79,7 @@ impl Open {
     }
 
     pub(super) fn request_end(&mut self) {
+        self.asked.finish();
         self.request_ended = true;
     }
 

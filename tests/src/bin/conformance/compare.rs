@@ -78,7 +78,10 @@ pub(crate) fn compare(line: &Line, seen: &Seen) -> Verdict {
         same("requested_model", text("request_model"), exchange.requested_model.as_deref().map(str::to_owned));
         let streaming = expected["streaming"].as_bool().map(|streaming| streaming.to_string());
         same("streaming", streaming, exchange.streaming.map(|streaming| streaming.to_string()));
-        same("provider", Some(line.provider.clone()), Some(exchange.provider.to_string()));
+        // Recordings call a host that they cannot name after where it is.
+        if !matches!(line.provider.as_str(), "local" | "gateway") {
+            same("provider", Some(line.provider.clone()), Some(exchange.provider.to_string()));
+        }
     }
     if seen.lost > 0 {
         differences.push(difference("lost bytes", "0", &seen.lost.to_string(), reason));
