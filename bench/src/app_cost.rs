@@ -50,7 +50,7 @@ impl Drop for Pairs {
 }
 
 /// Runs `rounds` interleaved rounds of: no daemon, bare probes, daemon; for an AI and for another host.
-pub fn run(rounds: usize) -> anyhow::Result<()> {
+pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let (mut none, mut bare, mut daemon) = (Vec::new(), Vec::new(), Vec::new());
     let (mut other_none, mut other_daemon) = (Vec::new(), Vec::new());

@@ -19,7 +19,7 @@ sys.stdin.read()
 "#;
 
 /// Arms `processes` processes, then stops the daemon.
-pub fn run(processes: usize) -> anyhow::Result<()> {
+pub(crate) fn run(processes: usize) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
     let python = Toolbox::get().python.as_ref().context("Python")?;

@@ -19,7 +19,7 @@ const RECORDS: u64 = 50_000;
 const BATCH: u64 = 250;
 
 /// Commits [`RECORDS`] records in batches, then lists and sums them.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let layout = Layout { state_dir: dir.path().join("state"), key_dir: dir.path().join("keys") };
     let tenant = TenantName::new(TenantName::DEFAULT).context("a tenant")?;

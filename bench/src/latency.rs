@@ -15,7 +15,7 @@ const DIRECT: &str = "https://api.openai.com/v1";
 const PROXY: &str = "http://127.0.0.1:14001/v1";
 
 /// Runs blocks of calls in turn and prints the percentiles of each side.
-pub fn run(calls: usize, with_proxy: bool) -> anyhow::Result<()> {
+pub(crate) fn run(calls: usize, with_proxy: bool) -> anyhow::Result<()> {
     const BLOCKS: usize = 4;
     let lab = Lab::new(&["http/1.1"]);
     let proxy = if with_proxy { Some(Proxy::start(&lab)?) } else { None };

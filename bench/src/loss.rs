@@ -10,7 +10,7 @@ use serde_json::Value;
 const REQUESTS: u64 = 512;
 
 /// Floods one session and compares the client's count with the kernel's.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
     let python = Toolbox::get().python.as_ref().context("Python")?;

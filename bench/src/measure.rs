@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 /// The middle of the sorted values; 0 for none.
-pub fn median(values: &[f64]) -> f64 {
+pub(crate) fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     match sorted.len() {
@@ -14,7 +14,7 @@ pub fn median(values: &[f64]) -> f64 {
 }
 
 /// The value below which `share` of the values lie.
-pub fn quantile(values: &[f64], share: f64) -> f64 {
+pub(crate) fn quantile(values: &[f64], share: f64) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     if sorted.is_empty() {
@@ -27,20 +27,20 @@ pub fn quantile(values: &[f64], share: f64) -> f64 {
 
 /// Ratios `with / without` of paired measurements: median and quartiles.
 #[derive(Clone, Debug)]
-pub struct Ratio {
+pub(crate) struct Ratio {
     /// Median of the pairs' ratios.
-    pub median: f64,
+    pub(crate) median: f64,
     /// First quartile.
-    pub low: f64,
+    pub(crate) low: f64,
     /// Third quartile.
-    pub high: f64,
+    pub(crate) high: f64,
     /// Pairs.
-    pub pairs: usize,
+    pub(crate) pairs: usize,
 }
 
 impl Ratio {
     /// Of pairs `(without, with)`.
-    pub fn of(pairs: &[(f64, f64)]) -> Ratio {
+    pub(crate) fn of(pairs: &[(f64, f64)]) -> Ratio {
         let ratios: Vec<f64> = pairs.iter().map(|(without, with)| with / without).collect();
         Ratio {
             median: median(&ratios),
@@ -58,7 +58,7 @@ impl std::fmt::Display for Ratio {
 }
 
 /// Runs `work` again and again for at least `span`; returns seconds per run.
-pub fn seconds_per_run(span: Duration, mut work: impl FnMut()) -> f64 {
+pub(crate) fn seconds_per_run(span: Duration, mut work: impl FnMut()) -> f64 {
     work();
     let started = Instant::now();
     let mut runs = 0_u32;

@@ -6,7 +6,7 @@ use e2e::daemon::Daemon;
 use e2e::lab::Lab;
 
 /// Prints the PSS of main and attacher before and after 2,000 calls.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
     println!("## Memory (PSS, MiB; aim: at most 40 idle, both processes)");

@@ -26,7 +26,7 @@ struct Shape {
 }
 
 /// Prints one line per shape.
-pub fn run() -> anyhow::Result<()> {
+pub(crate) fn run() -> anyhow::Result<()> {
     println!("## Meter, one core (aim: at least 0.5 x a full simd-json parse of the same bytes)");
     println!("{:34} {:>9} {:>11} {:>12} {:>12}", "shape", "MB/s", "exchanges/s", "x simd-json", "x memcpy");
     for shape in shapes() {

@@ -22,7 +22,7 @@ const LOADS: &[(&str, fn(SocketAddr) -> anyhow::Result<f64>)] = &[
 ];
 
 /// Serves the loads on `address`: echoes a first byte `p`, swallows after `b`, closes otherwise. Never returns.
-pub fn serve(address: SocketAddr) -> anyhow::Result<()> {
+pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
     let udp = UdpSocket::bind(address)?;
     std::thread::spawn(move || {
         let mut buffer = [0; 2048];
@@ -74,7 +74,7 @@ impl Drop for Server {
 }
 
 /// Measures every load `pairs` times without and with a daemon of `config`, interleaved, on loopback and on a veth pair.
-pub fn run(pairs: usize, config: &str) -> anyhow::Result<Vec<(String, Ratio)>> {
+pub(crate) fn run(pairs: usize, config: &str) -> anyhow::Result<Vec<(String, Ratio)>> {
     let namespace = "venturi-bench";
     let ip = |arguments: &[&str]| Command::new("ip").args(arguments).stderr(Stdio::null()).status();
     let _ = ip(&["netns", "del", namespace]);
