@@ -106,11 +106,6 @@ pub enum Degradation {
         /// What the store says.
         why: String,
     },
-    /// There is no usable price catalogue.
-    NoPrices {
-        /// Why.
-        why: String,
-    },
     /// The price catalogue has expired.
     StalePrices,
     /// The owner index is too old: records get no owner.
@@ -134,7 +129,6 @@ impl Degradation {
             Degradation::Quarantined { .. } => "store_quarantined".into(),
             Degradation::NotDurable { .. } => "not_durable".into(),
             Degradation::NotStoring { .. } => "not_storing".into(),
-            Degradation::NoPrices { .. } => "no_prices".into(),
             Degradation::StalePrices => "stale_prices".into(),
             Degradation::StaleIndex => "stale_index".into(),
             Degradation::NoInventory { .. } => "no_inventory".into(),
@@ -180,9 +174,6 @@ impl Degradation {
                 "run venturid with its system call filter, on a file system whose fsync works",
             ),
             Degradation::NotStoring { why } => (why.clone(), "free space in the state directory, or see the log"),
-            Degradation::NoPrices { why } => {
-                (format!("costs are unknown: {why}"), "install a release whose catalogue is intact")
-            }
             Degradation::StalePrices => {
                 ("prices may have changed since the catalogue expired".into(), "install a newer release or catalogue")
             }
@@ -255,7 +246,7 @@ pub struct Telemetry {
     /// The owner index in force.
     pub index: Arc<ArcSwap<OwnerIndex>>,
     /// The price catalogue in force.
-    pub catalogue: Option<Arc<Catalogue>>,
+    pub catalogue: Arc<Catalogue>,
     /// What was found out at start and holds until the end.
     pub at_start: Vec<Degradation>,
     /// When each kind of limitation was first seen.
@@ -266,10 +257,10 @@ impl Telemetry {
     /// Every limitation in force, with the time since when it is known.
     pub fn degradations(&self, capture: &CaptureSnapshot, now: UnixNanos) -> Vec<(Degradation, UnixNanos)> {
         let mut all = self.at_start.clone();
-        if self.mode == CaptureMode::Live {
-            if capture.lost {
-                all.push(Degradation::CaptureLost);
-            }
+        if capture.lost {
+            all.push(Degradation::CaptureLost);
+        }
+        if self.mode != CaptureMode::Replay {
             // The attacher explains the first limit that stops capture.
             let mut detail = capture.detail.clone();
             for limit in &capture.limits {
@@ -286,7 +277,7 @@ impl Telemetry {
             }
         }
         all.extend(self.writer.trouble().map(|error| Degradation::NotStoring { why: error.to_string() }));
-        let stale = self.catalogue.as_ref().is_some_and(|catalogue| catalogue.state(now) == PriceState::Stale);
+        let stale = self.catalogue.state(now) == PriceState::Stale;
         all.extend(stale.then_some(Degradation::StalePrices));
         all.extend(self.index.load().is_stale(now).then_some(Degradation::StaleIndex));
         self.dated(all, now)

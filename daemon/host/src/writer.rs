@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,8 +29,8 @@ const BATCH_WAIT: Duration = Duration::from_millis(2);
 /// Committed ids that the hub remembers for watchers: 40 bytes each.
 const HUB_MAX: usize = 32_768;
 
-/// Starts the thread. It ends when every [`RecordSender`] is gone and everything sent is committed.
-pub fn spawn(stores: Stores) -> anyhow::Result<(RecordSender, Writer)> {
+/// Starts the thread. It ends when every clone of the sender is gone and everything sent is committed.
+pub fn spawn(stores: Stores) -> anyhow::Result<(SyncSender<Box<Record>>, Writer)> {
     let (sender, receiver) = sync_channel(QUEUE_MAX);
     let figures = Arc::new(Figures::default());
     let hub = Arc::new(Hub::default());
@@ -39,30 +39,7 @@ pub fn spawn(stores: Stores) -> anyhow::Result<(RecordSender, Writer)> {
         let run = move || run(&receiver, &stores, &figures, &hub);
         std::thread::Builder::new().name("writer".into()).spawn(run).context("starting the writer thread")?
     };
-    let sender = RecordSender { queue: sender, figures: Arc::clone(&figures) };
     Ok((sender, Writer { thread, figures, hub }))
-}
-
-/// Hands records to the writer. Cheap to clone.
-#[derive(Clone, Debug)]
-pub struct RecordSender {
-    queue: SyncSender<Box<Record>>,
-    figures: Arc<Figures>,
-}
-
-impl RecordSender {
-    /// Queues a record, or drops and counts it if the queue is full. Never blocks. False if it was dropped.
-    pub fn send(&self, record: Box<Record>) -> bool {
-        // Counted before it is queued: the thread may finish it before this function returns.
-        self.figures.accepted.fetch_add(1, Ordering::Relaxed);
-        match self.queue.try_send(record) {
-            Ok(()) => true,
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.figures.queue_full.fetch_add(1, Ordering::Relaxed);
-                false
-            }
-        }
-    }
 }
 
 /// The thread, as its owner sees it.
@@ -92,11 +69,10 @@ impl Writer {
 /// What the writer did. Counters only grow.
 #[derive(Debug, Default)]
 pub struct Figures {
-    accepted: AtomicU64,
+    taken: AtomicU64,
     committed: AtomicU64,
     duplicates: AtomicU64,
     batches: AtomicU64,
-    queue_full: AtomicU64,
     disk_full: AtomicU64,
     store_failed: AtomicU64,
     no_store: AtomicU64,
@@ -106,10 +82,10 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Records that were sent and are neither committed nor dropped.
+    /// Records that were taken from the queue and are neither committed nor dropped.
     pub fn pending(&self) -> u64 {
         let done = self.committed.load(Ordering::Relaxed) + self.duplicates.load(Ordering::Relaxed) + self.lost();
-        self.accepted.load(Ordering::Relaxed).saturating_sub(done)
+        self.taken.load(Ordering::Relaxed).saturating_sub(done)
     }
 
     /// Records dropped, for whatever reason.
@@ -118,9 +94,8 @@ impl Figures {
     }
 
     /// Records dropped, by reason.
-    pub fn losses(&self) -> [(&'static str, u64); 4] {
+    pub fn losses(&self) -> [(&'static str, u64); 3] {
         [
-            ("writer_queue_full", self.queue_full.load(Ordering::Relaxed)),
             ("disk_full", self.disk_full.load(Ordering::Relaxed)),
             ("store_failed", self.store_failed.load(Ordering::Relaxed)),
             ("no_store_for_tenant", self.no_store.load(Ordering::Relaxed)),
@@ -179,6 +154,7 @@ impl Figures {
 fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, hub: &Hub) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while collect(queue, &mut batch) {
+        figures.taken.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let started = Instant::now();
         let outcome = stores.commit(&batch);
         figures.absorb(&outcome, started.elapsed());
@@ -327,11 +303,11 @@ mod tests {
     #[test]
     fn failures_are_counted_by_reason_and_remembered_until_they_pass() {
         let figures = Figures::default();
-        figures.accepted.store(7, Ordering::Relaxed);
+        figures.taken.store(7, Ordering::Relaxed);
         let mut failed = outcome("a", 0..3);
         failed.tenants[0].result = Err(CommitError::DiskFull { free: 1, reserve: 2 });
         figures.absorb(&failed, Duration::ZERO);
-        assert_eq!(figures.losses()[1], ("disk_full", 3));
+        assert_eq!(figures.losses()[0], ("disk_full", 3));
         assert_eq!(figures.trouble(), Some(CommitError::DiskFull { free: 1, reserve: 2 }));
         assert_eq!(figures.pending(), 4);
         figures.absorb(&outcome("a", 3..7), Duration::ZERO);

@@ -72,14 +72,7 @@ fn node_status(telemetry: &Telemetry, principal: &Principal) -> v1::NodeStatus {
         programs: capture.programs.iter().map(program).collect(),
         processes: processes(&capture),
         tenants: tenants(telemetry, principal),
-        catalogue: telemetry.catalogue.as_ref().map(|catalogue| v1::CatalogueState {
-            version: catalogue.version(),
-            source: catalogue.source().as_str().to_owned(),
-            issued_at: Some(convert::timestamp(catalogue.issued_at())),
-            expires_at: Some(convert::timestamp(catalogue.expires_at())),
-            price_state: catalogue.state(now).as_str().to_owned(),
-            prices: catalogue.entries() as u64,
-        }),
+        catalogue: Some(catalogue(telemetry, now)),
         index: Some(index(telemetry)),
         tap: Some(v1::TapState {
             mode: telemetry.tap.as_str().to_owned(),
@@ -243,6 +236,18 @@ fn tenants(telemetry: &Telemetry, principal: &Principal) -> Vec<v1::TenantState>
             detail: state.detail,
         })
         .collect()
+}
+
+fn catalogue(telemetry: &Telemetry, now: UnixNanos) -> v1::CatalogueState {
+    let catalogue = &telemetry.catalogue;
+    v1::CatalogueState {
+        version: catalogue.version(),
+        source: catalogue.source().as_str().to_owned(),
+        issued_at: Some(convert::timestamp(catalogue.issued_at())),
+        expires_at: Some(convert::timestamp(catalogue.expires_at())),
+        price_state: catalogue.state(now).as_str().to_owned(),
+        prices: catalogue.entries() as u64,
+    }
 }
 
 fn index(telemetry: &Telemetry) -> v1::IndexState {

@@ -68,10 +68,15 @@ struct Watcher {
 impl Watcher {
     async fn run(mut self) {
         let mut stop = self.serving.stop.clone();
-        let end = tokio::select! {
-            end = self.follow() => end,
-            _ = stop.wait_for(|stopping| *stopping) => End::Over,
+        let mut end = tokio::select! {
+            end = self.follow() => Some(end),
+            _ = stop.wait_for(|stopping| *stopping) => None,
         };
+        if end.is_none() {
+            // The daemon stops after its last commit, which belongs to what was promised.
+            end = self.catch_up().await.err();
+        }
+        let Some(end) = end else { return };
         if let End::Failed(status) = end {
             // Nobody is there to be told if this fails.
             let _ = self.sender.send(Err(status)).await;
@@ -81,13 +86,13 @@ impl Watcher {
     async fn follow(&mut self) -> End {
         let mut newest = self.serving.hub.subscribe();
         if let Some(since) = self.since
-            && let Err(end) = self.from_store(Some(since)).await
+            && let Err(end) = self.read_again(Some(since)).await
         {
             return end;
         }
         loop {
             newest.mark_unchanged();
-            if let Err(end) = self.from_hub().await {
+            if let Err(end) = self.catch_up().await {
                 return end;
             }
             tokio::select! {
@@ -97,39 +102,42 @@ impl Watcher {
         }
     }
 
-    /// Sends what was committed behind the position.
-    async fn from_hub(&mut self) -> Result<(), End> {
+    /// Sends what was committed behind the position. The position moves only once everything before it is sent, so that
+    /// this may be cut off anywhere and begun again.
+    async fn catch_up(&mut self) -> Result<(), End> {
         loop {
             let before = now();
-            let ids = match self.serving.hub.beyond(self.position, self.granted.tenant.name(), PAGE) {
-                Beyond::Ids(ids, next) if next == self.position => {
-                    debug_assert!(ids.is_empty(), "ids lie behind a position");
+            match self.serving.hub.beyond(self.position, self.granted.tenant.name(), PAGE) {
+                Beyond::Ids(_, next) if next == self.position => {
                     self.good_at = before;
                     return Ok(());
                 }
                 Beyond::Ids(ids, next) => {
+                    self.by_id(ids).await?;
                     self.position = next;
-                    ids
                 }
                 Beyond::Forgotten(newest) => {
                     let from = UnixNanos(self.good_at.0.saturating_sub(EXCHANGE_MAX_NS));
+                    self.read_again(self.since.max(Some(from))).await?;
                     self.position = newest;
                     self.good_at = before;
-                    self.from_store(self.since.max(Some(from))).await?;
-                    continue;
                 }
-            };
-            let ids: Vec<RecordId> = ids.into_iter().filter(|id| !self.sent.contains(*id)).collect();
-            let reader = self.granted.reader.clone();
-            let read = move || ids.into_iter().map(|id| reader.get(id)).collect::<Result<Vec<_>, _>>();
-            for record in blocking(read).await.map_err(End::Failed)?.into_iter().flatten() {
-                self.send(&record).await?;
             }
         }
     }
 
+    async fn by_id(&mut self, mut ids: Vec<RecordId>) -> Result<(), End> {
+        ids.retain(|id| !self.sent.contains(*id));
+        let reader = self.granted.reader.clone();
+        let read = move || ids.into_iter().map(|id| reader.get(id)).collect::<Result<Vec<_>, _>>();
+        for record in blocking(read).await.map_err(End::Failed)?.into_iter().flatten() {
+            self.send(&record).await?;
+        }
+        Ok(())
+    }
+
     /// Sends what the store holds from `since` on.
-    async fn from_store(&mut self, since: Option<UnixNanos>) -> Result<(), End> {
+    async fn read_again(&mut self, since: Option<UnixNanos>) -> Result<(), End> {
         let mut after = None;
         loop {
             let query = ListQuery { kind: self.kind, since, until: None, after, limit: PAGE, descending: false };
@@ -155,8 +163,9 @@ impl Watcher {
         if !wanted || self.since.is_some_and(|since| record.started_at < since) {
             return Ok(());
         }
+        self.sender.send(Ok(convert::record(record))).await.map_err(|_| End::Over)?;
         self.sent.add(record.id);
-        self.sender.send(Ok(convert::record(record))).await.map_err(|_| End::Over)
+        Ok(())
     }
 }
 

@@ -57,12 +57,8 @@ fn capture(mut section: Section, default: &Capture, problems: &mut Problems) -> 
         default.scope
     });
     let tap = section.word("tap", default.tap, TAPS, problems);
-    let events = u64::from(default.events_ring_bytes) >> 10;
-    let content = u64::from(default.content_ring_bytes) >> 10;
-    let call = u64::from(default.call_bytes_max) >> 10;
-    let events_ring_kib = section.power_of_two("events_ring_kib", events, 64..=65_536, problems);
-    let content_ring_kib = section.power_of_two("content_ring_kib", content, 256..=262_144, problems);
-    let call_kib_max = section.integer("call_kib_max", call, 1..=64, problems);
+    let events_ring_mib = section.power_of_two("events_ring_mib", default.events_ring_mib, 1..=512, problems);
+    let content_ring_mib = section.power_of_two("content_ring_mib", default.content_ring_mib, 1..=512, problems);
     let gateways = section.texts("loopback_gateways", problems);
     let path = section.at("loopback_gateways");
     let mut loopback_gateways = Vec::with_capacity(gateways.len());
@@ -74,16 +70,7 @@ fn capture(mut section: Section, default: &Capture, problems: &mut Problems) -> 
         }
     }
     section.finish(problems);
-    // The ranges above keep each within 32 bits.
-    let bytes = |kib: u64| u32::try_from(kib << 10).unwrap_or(u32::MAX);
-    Capture {
-        scope,
-        tap,
-        events_ring_bytes: bytes(events_ring_kib),
-        content_ring_bytes: bytes(content_ring_kib),
-        call_bytes_max: bytes(call_kib_max),
-        loopback_gateways,
-    }
+    Capture { scope, tap, events_ring_mib, content_ring_mib, loopback_gateways }
 }
 
 fn providers(sections: Vec<Section>, problems: &mut Problems) -> Vec<UserProvider> {

@@ -47,12 +47,10 @@ pub struct Capture {
     pub scope: Scope,
     /// When packets are looked at for names.
     pub tap: TapMode,
-    /// Size of the ring of kernel events, bytes, a power of two.
-    pub events_ring_bytes: u32,
-    /// Size of the ring of plaintext, bytes, a power of two.
-    pub content_ring_bytes: u32,
-    /// Bytes captured of one library call; the rest is a counted gap.
-    pub call_bytes_max: u32,
+    /// Size of the ring of kernel events, MiB, a power of two.
+    pub events_ring_mib: u32,
+    /// Size of the ring of plaintext, MiB, a power of two.
+    pub content_ring_mib: u32,
     /// Gateways on loopback: the tap looks at `lo` only for these.
     pub loopback_gateways: Vec<SocketAddr>,
 }
@@ -160,9 +158,8 @@ impl Default for Config {
             capture: Capture {
                 scope: Scope::OnDemand,
                 tap: TapMode::OnDemand,
-                events_ring_bytes: 1 << 20,
-                content_ring_bytes: 8 << 20,
-                call_bytes_max: 64 << 10,
+                events_ring_mib: 2,
+                content_ring_mib: 8,
                 loopback_gateways: Vec::new(),
             },
             providers: Vec::new(),

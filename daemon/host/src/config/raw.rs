@@ -144,11 +144,14 @@ impl Section {
     pub(super) fn power_of_two(
         &mut self,
         key: &'static str,
-        default: u64,
-        range: std::ops::RangeInclusive<u64>,
+        default: u32,
+        range: std::ops::RangeInclusive<u32>,
         problems: &mut Problems,
-    ) -> u64 {
-        let number = self.integer(key, default, range, problems);
+    ) -> u32 {
+        let range = u64::from(*range.start())..=u64::from(*range.end());
+        let number = self.integer(key, u64::from(default), range, problems);
+        // The range keeps it within 32 bits.
+        let number = u32::try_from(number).unwrap_or(default);
         if number.is_power_of_two() {
             return number;
         }

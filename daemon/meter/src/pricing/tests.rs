@@ -1,0 +1,521 @@
+//! Attacks on a catalogue, and amounts computed by hand.
+
+use std::sync::Arc;
+
+use ed25519_dalek::{Signer, SigningKey};
+use proptest::prelude::*;
+
+use super::{Catalogue, CatalogueError, CatalogueSource, Found, PriceState, Trusted};
+use crate::exchange::{Exchange, IdentifiedBy, ReportedCost, SessionId, Timing, Usage};
+use crate::money::PicoUsd;
+use crate::pricing::price;
+use crate::record::{Cost, CostKind};
+use crate::time::UnixNanos;
+
+const ISSUED: u64 = 1_800_000_000;
+const NOW: UnixNanos = UnixNanos((ISSUED + 3_600) * 1_000_000_000);
+
+fn key() -> SigningKey {
+    SigningKey::from_bytes(&[7; 32])
+}
+
+fn key_id() -> String {
+    Catalogue::key_id_of(&key().verifying_key().to_bytes())
+}
+
+fn sign(bytes: &[u8]) -> [u8; 64] {
+    key().sign(&[Catalogue::DOMAIN, bytes].concat()).to_bytes()
+}
+
+fn verify(bytes: &[u8], trusted: Option<Trusted>) -> Result<Catalogue, CatalogueError> {
+    let public = key().verifying_key().to_bytes();
+    Catalogue::verify(bytes, &sign(bytes), &public, CatalogueSource::Live, trusted)
+}
+
+/// A catalogue with `providers` as its list of providers.
+fn text(version: &str, providers: &str) -> String {
+    format!(
+        r#"{{"format":1,"role":"prices","version":{version},"issued_at":{ISSUED},"expires_at":{},"key_id":"{}",
+"facts":[{{"name":"us","version":"1","sha256":"00","licence":"CC0"}}],"sources":["https://prices.example"],
+"providers":[{providers}]}}"#,
+        ISSUED + 86_400,
+        key_id(),
+    )
+}
+
+const PROVIDERS: &str = r#"
+{"provider":"openai","disputed":["gpt-x-disputed"],"models":[
+ {"model":"gpt-x","match":[{"exact":"gpt-x"},{"prefix":"gpt-x-","then":"date"}],"confidence":"confirmed","sources":[0],
+  "rates":[
+   {"to":1700000000,"prices":{"input":9000000,"output":9000000}},
+   {"from":1700000000,"prices":{"input":2500000,"cache_read":1250000,"output":10000000,"web_search_request":10000000000},
+    "over":[{"tokens":272000,"prices":{"input":5000000,"cache_read":2500000,"output":15000000}}]},
+   {"tier":"flex","prices":{"input":1250000,"cache_read":625000,"output":5000000}},
+   {"batch":true,"prices":{"input":1250000,"output":5000000}}]},
+ {"model":"gpt-x-plain","match":[{"exact":"gpt-x-plain"},{"contains":"plain","without":"-tts"}],"confidence":"single",
+  "rates":[{"prices":{"input":1000000,"output":2000000}}]},
+ {"model":"gpt-x-think","match":[{"exact":"gpt-x-think"}],"confidence":"single",
+  "rates":[{"prices":{"input":1000000,"output":2000000,"reasoning":3000000,"audio_input":7000000,"audio_output":8000000,"request":5000000000}}]},
+ {"model":"gpt-x-limit","match":[{"exact":"gpt-x-limit"}],"confidence":"confirmed",
+  "rates":[{"limit":1000,"prices":{"input":1,"output":1}}]},
+ {"model":"embed-x","match":[{"prefix":"embed-x"}],"confidence":"single","rates":[{"prices":{"input":20000}}]},
+ {"model":"gpt-x-huge","match":[{"exact":"gpt-x-huge"}],"confidence":"single",
+  "rates":[{"prices":{"input":1000000000000000,"output":1000000000000000}}]}]},
+{"provider":"anthropic","models":[
+ {"model":"claude-x","match":[{"prefix":"claude-x"}],"confidence":"confirmed",
+  "rates":[{"prices":{"input":3000000,"cache_read":300000,"cache_write_5m":3750000,"cache_write_1h":6000000,"output":15000000}}]}]},
+{"provider":"vertex","models":[
+ {"model":"claude-x","match":[{"exact":"claude-x"}],"confidence":"confirmed",
+  "rates":[{"prices":{"input":10,"output":20}},{"region":"*","prices":{"input":11,"output":22}},
+           {"region":"us-east5","prices":{"input":12,"output":24}}]}]},
+{"provider":"deepseek","models":[
+ {"model":"ds","match":[{"exact":"ds"}],"confidence":"single",
+  "rates":[{"prices":{"input":10,"output":20}},{"daily":[82800,3600],"prices":{"input":5,"output":9}}]}]}"#;
+
+fn catalogue() -> Catalogue {
+    verify(text("7", PROVIDERS).as_bytes(), None).unwrap()
+}
+
+fn exchange(provider: &str, model: &str, usage: Usage) -> Exchange {
+    Exchange {
+        session: SessionId(1),
+        ordinal: 0,
+        provider: provider.into(),
+        host: Arc::from("api.example"),
+        identified_by: IdentifiedBy::Sni,
+        dialect: Some("openai_chat"),
+        operation: "chat",
+        inference: true,
+        requested_model: None,
+        model: Some(model.into()),
+        streaming: Some(false),
+        status: Some(200),
+        usage,
+        reported_cost: None,
+        service_tier: None,
+        batch: false,
+        finish_reasons: Vec::new(),
+        tools: Vec::new(),
+        provider_request_id: None,
+        organization: None,
+        project: None,
+        error: None,
+        api_key_fingerprint: None,
+        sdk: None,
+        trace_id: None,
+        request_bytes: None,
+        response_bytes: None,
+        timing: Timing::default(),
+        reason: None,
+    }
+}
+
+fn usage(input: u64, output: u64) -> Usage {
+    Usage { input: Some(input), output: Some(output), ..Usage::default() }
+}
+
+/// `0.0000125 computed - input=5 output=1`
+fn render(cost: &Cost) -> String {
+    let amount = cost.amount.map_or("-".to_owned(), |amount| amount.to_string());
+    let parts: Vec<String> =
+        cost.parts.iter().map(|part| format!(" {}={}", part.class, part.tokens)).collect();
+    format!("{amount} {} {}{}", cost.kind.as_str(), cost.reason.unwrap_or("-"), parts.concat())
+}
+
+fn check(exchange: &Exchange, expected: &str) {
+    let cost = price(exchange, &catalogue(), NOW);
+    assert_eq!(render(&cost), expected, "{exchange:?}");
+    assert_eq!(cost.catalogue_version, 7);
+}
+
+#[test]
+fn token_classes_are_charged_apart() {
+    // 1,000 x 2.5 + 500 x 10 USD per million
+    check(&exchange("openai", "gpt-x", usage(1_000, 500)), "0.0075 computed - input=1000 output=500");
+    check(&exchange("openai", "GPT-X-2026-01-31", usage(1, 0)), "0.0000025 computed - input=1");
+    let cached = Usage { cache_read: Some(600), ..usage(1_000, 500) };
+    // 400 x 2.5 + 600 x 1.25 + 500 x 10
+    check(&exchange("openai", "gpt-x", cached), "0.00675 computed - input=400 cache_read=600 output=500");
+    // Reasoning is part of the output and costs the same where no other price is published.
+    let thinking = Usage { reasoning: Some(400), ..usage(1_000, 500) };
+    check(&exchange("openai", "gpt-x", thinking), "0.0075 computed - input=1000 output=500");
+    // 10 x 1 + 40 x 3 + 60 x 2 USD per million and 0.005 for the request
+    let thinking = Usage { reasoning: Some(40), ..usage(10, 100) };
+    check(
+        &exchange("openai", "gpt-x-think", thinking),
+        "0.00525 computed - input=10 reasoning=40 output=60 request=1",
+    );
+    let spoken = Usage { audio_input: Some(4), audio_output: Some(30), ..usage(10, 100) };
+    // 6 x 1 + 4 x 7 + 70 x 2 + 30 x 8 and 0.005
+    check(
+        &exchange("openai", "gpt-x-think", spoken),
+        "0.005414 computed - input=6 audio_input=4 output=70 audio_output=30 request=1",
+    );
+    let searching = Usage { web_search_requests: Some(2), ..usage(0, 0) };
+    check(&exchange("openai", "gpt-x", searching), "0.02 computed - web_search_request=2");
+    let written = Usage {
+        cache_read: Some(200),
+        cache_creation: Some(300),
+        cache_creation_5m: Some(100),
+        cache_creation_1h: Some(200),
+        ..usage(1_000, 10)
+    };
+    // 500 x 3 + 200 x 0.3 + 100 x 3.75 + 200 x 6 + 10 x 15
+    check(
+        &exchange("anthropic", "claude-x-20260101", written),
+        "0.003285 computed - input=500 cache_read=200 cache_write_5m=100 cache_write_1h=200 output=10",
+    );
+    let mut embedding = exchange("openai", "embed-x-small", Usage { input: Some(100), ..Usage::default() });
+    embedding.operation = "embeddings";
+    check(&embedding, "0.000002 computed - input=100");
+}
+
+#[test]
+fn above_a_threshold_everything_costs_more() {
+    check(&exchange("openai", "gpt-x", usage(272_000, 1)), "0.68001 computed - input=272000 output=1");
+    // 272,001 x 5 + 1 x 15
+    check(&exchange("openai", "gpt-x", usage(272_001, 1)), "1.36002 computed - input=272001 output=1");
+    // Cached input counts for the threshold: 1 x 5 + 272,000 x 2.5 + 1 x 15
+    let cached = Usage { cache_read: Some(272_000), ..usage(272_001, 1) };
+    check(&exchange("openai", "gpt-x", cached), "0.68002 computed - input=1 cache_read=272000 output=1");
+    check(
+        &exchange("openai", "gpt-x-limit", usage(1_000, 1)),
+        "0.000000001001 computed - input=1000 output=1",
+    );
+    check(&exchange("openai", "gpt-x-limit", usage(1_001, 1)), "- unknown disputed_price");
+}
+
+#[test]
+fn tiers_batches_regions_and_times_have_prices() {
+    let of = |tier: Option<&str>, batch: bool| {
+        let mut found = exchange("openai", "gpt-x", usage(1_000, 0));
+        (found.service_tier, found.batch) = (tier.map(Into::into), batch);
+        found
+    };
+    for standard in [None, Some("default"), Some("standard"), Some("auto"), Some("ON_DEMAND")] {
+        check(&of(standard, false), "0.0025 computed - input=1000");
+    }
+    check(&of(Some("Flex"), false), "0.00125 computed - input=1000");
+    check(&of(None, true), "0.00125 computed - input=1000");
+    check(&of(Some("batch"), false), "0.00125 computed - input=1000");
+    check(&of(Some("priority"), false), "0.0025 estimated no_tier_price input=1000");
+    let mut batch = exchange("anthropic", "claude-x", usage(1_000, 0));
+    batch.batch = true;
+    check(&batch, "0.003 estimated no_batch_price input=1000");
+
+    let at = |host: &str| {
+        let mut found = exchange("vertex", "publishers/anthropic/models/claude-x", usage(1, 1));
+        found.host = host.into();
+        found
+    };
+    check(&at("aiplatform.googleapis.com"), "0.00000000003 computed - input=1 output=1");
+    check(&at("europe-west1-aiplatform.googleapis.com"), "0.000000000033 computed - input=1 output=1");
+    check(&at("us-east5-aiplatform.googleapis.com"), "0.000000000036 computed - input=1 output=1");
+
+    let day = |seconds: u64| UnixNanos((ISSUED / 86_400 * 86_400 + seconds) * 1_000_000_000);
+    let cheap = exchange("deepseek", "ds", usage(1, 1));
+    for (seconds, expected) in [(82_799, 30), (82_800, 14), (0, 14), (3_599, 14), (3_600, 30)] {
+        assert_eq!(price(&cheap, &catalogue(), day(seconds)).amount, Some(PicoUsd(expected)), "{seconds}");
+    }
+    let old = exchange("openai", "gpt-x", usage(1, 0));
+    let before = price(&old, &catalogue(), UnixNanos(1_699_999_999_999_999_999)).amount;
+    assert_eq!(before, Some(PicoUsd(9_000_000)), "prices of that time");
+}
+
+#[test]
+fn what_is_not_known_has_no_amount() {
+    check(&exchange("openai", "gpt-y", usage(1, 1)), "- unknown unknown_model");
+    check(&exchange("nobody", "gpt-x", usage(1, 1)), "- unknown unknown_model");
+    check(&exchange("openai", "gpt-x-2026", usage(1, 1)), "- unknown unknown_model");
+    check(&exchange("openai", "gpt-x-disputed", usage(1, 1)), "- unknown disputed_price");
+    check(&exchange("openai", "gpt-x", Usage::default()), "- unknown unknown_usage");
+    check(
+        &exchange("openai", "gpt-x", Usage { input: Some(1), ..Usage::default() }),
+        "- unknown unknown_usage",
+    );
+    check(&exchange("openai", "embed-x", usage(1, 1)), "- unknown no_output_price");
+    let mut failed = exchange("openai", "gpt-x", Usage::default());
+    failed.status = Some(429);
+    check(&failed, "- unknown error_response");
+    let mut fetched = exchange("openai", "gpt-x", usage(1, 1));
+    fetched.inference = false;
+    check(&fetched, "- unknown not_inference");
+    let most = Usage { input: Some(u64::MAX), output: Some(u64::MAX), ..Usage::default() };
+    // Two such products still fit 128 bits: nothing wraps.
+    check(
+        &exchange("openai", "gpt-x-huge", most),
+        "36893488147419103230000 computed - input=18446744073709551615 output=18446744073709551615",
+    );
+}
+
+#[test]
+fn assumptions_are_named() {
+    let cached = Usage { cache_read: Some(400), ..usage(1_000, 0) };
+    check(
+        &exchange("openai", "gpt-x-plain", cached),
+        "0.001 estimated no_cache_price input=600 cache_read=400",
+    );
+    let written = Usage { cache_creation: Some(400), ..usage(1_000, 0) };
+    check(
+        &exchange("openai", "gpt-x-plain", written),
+        "0.001 estimated no_cache_write_price input=600 cache_write_5m=400",
+    );
+    let odd = Usage { cache_read: Some(161), ..usage(7, 0) };
+    check(&exchange("openai", "gpt-x", odd), "0.00020125 estimated cache_exceeds_input cache_read=161");
+    let lost = Usage {
+        cache_creation: Some(100),
+        cache_creation_5m: Some(0),
+        cache_creation_1h: Some(0),
+        ..usage(100, 0)
+    };
+    check(
+        &exchange("anthropic", "claude-x", lost),
+        "0.000375 estimated cache_lifetime_unknown cache_write_5m=100",
+    );
+    let spoken = Usage { audio_input: Some(10), ..usage(10, 0) };
+    check(&exchange("openai", "gpt-x-plain", spoken), "0.00001 estimated no_audio_price audio_input=10");
+    let searching = Usage { web_search_requests: Some(1), ..usage(10, 0) };
+    check(&exchange("openai", "gpt-x-plain", searching), "0.00001 estimated no_web_search_price input=10");
+    let mut renamed = exchange("openai", "deployment-7", usage(10, 0));
+    renamed.requested_model = Some("gpt-x-plain".into());
+    check(&renamed, "0.00001 estimated priced_as_requested_model input=10");
+    renamed.model = None;
+    check(&renamed, "0.00001 computed - input=10");
+}
+
+#[test]
+fn what_the_provider_states_wins() {
+    let mut stated = exchange("openai", "gpt-x", usage(1_000, 500));
+    stated.reported_cost = Some(ReportedCost(PicoUsd(42)));
+    check(&stated, "0.000000000042 provider_reported -");
+    stated.model = None;
+    stated.usage = Usage::default();
+    check(&stated, "0.000000000042 provider_reported -");
+}
+
+#[test]
+fn the_vendored_catalogue_prices_the_large_providers() {
+    let catalogue = Catalogue::vendored().unwrap();
+    assert_eq!(catalogue.source(), CatalogueSource::Vendored);
+    assert!(catalogue.entries() > 1_000);
+    let check = |provider: &str, model: &str, expected: &str| {
+        let cost = price(&exchange(provider, model, usage(1_000_000, 0)), &catalogue, catalogue.issued_at());
+        let small = price(&exchange(provider, model, usage(1_000, 1_000)), &catalogue, catalogue.issued_at());
+        assert!(
+            cost.amount.is_some() || cost.reason == Some("disputed_price"),
+            "{provider}/{model}: {cost:?}"
+        );
+        assert_eq!(
+            small.amount.map(|amount| amount.to_string()).as_deref(),
+            Some(expected),
+            "{provider}/{model}"
+        );
+        assert_eq!(small.kind, CostKind::Computed);
+    };
+    check("openai", "gpt-4o-2024-08-06", "0.0125");
+    check("openai", "gpt-4o-mini-2024-07-18", "0.00075");
+    check("openai", "gpt-5-2025-08-07", "0.01125");
+    check("anthropic", "claude-sonnet-4-5-20250929", "0.018");
+    check("anthropic", "claude-3-5-haiku-20241022", "0.0048");
+    check("gemini", "models/gemini-2.5-flash", "0.0028");
+    check("azure", "gpt-4o-2024-08-06", "0.0125");
+    check("groq", "llama-3.3-70b-versatile", "0.00138");
+    assert_eq!(catalogue.find("openai", "gpt-99-never"), Found::Unknown);
+    assert_eq!(catalogue.find("openai", ""), Found::Unknown);
+}
+
+#[test]
+fn every_changed_byte_is_refused() {
+    let public = Catalogue::release_key().unwrap();
+    let bytes = include_bytes!("../../data/catalogue.json").to_vec();
+    let signature = super::hex(include_str!("../../data/catalogue.sig")).unwrap();
+    let verify = |bytes: &[u8], signature: &[u8], key: &[u8]| {
+        Catalogue::verify(bytes, signature, key, CatalogueSource::Cached, None).map(|_| ())
+    };
+    assert_eq!(verify(&bytes, &signature, &public), Ok(()));
+    // A sample of positions all over the catalogue, every bit of the signature.
+    for at in (0..bytes.len()).step_by(bytes.len() / 40).chain([0, bytes.len() - 1]) {
+        for bit in [0, 3, 7] {
+            let mut changed = bytes.clone();
+            changed[at] ^= 1 << bit;
+            assert_eq!(
+                verify(&changed, &signature, &public),
+                Err(CatalogueError::BadSignature),
+                "byte {at} bit {bit}"
+            );
+        }
+    }
+    let small = text("7", "").into_bytes();
+    let (signature, public) = (sign(&small), key().verifying_key().to_bytes());
+    for bit in 0..small.len() * 8 {
+        let mut changed = small.clone();
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(verify(&changed, &signature, &public), Err(CatalogueError::BadSignature), "bit {bit}");
+    }
+    for bit in 0..512 {
+        let mut changed = signature;
+        changed[bit / 8] ^= 1 << (bit % 8);
+        assert_eq!(
+            verify(&small, &changed, &public),
+            Err(CatalogueError::BadSignature),
+            "signature bit {bit}"
+        );
+    }
+    for length in [0, 63, 65] {
+        assert_eq!(verify(&small, &vec![0; length], &public), Err(CatalogueError::BadSignature));
+    }
+    assert_eq!(verify(&small, &signature, &public[..31]), Err(CatalogueError::BadKey));
+    // A key of small order verifies anything in a lenient verifier.
+    let mut weak = [0; 32];
+    weak[0] = 1;
+    let mut forged = [0; 64];
+    forged[0] = 1;
+    assert!(verify(&small, &forged, &weak).is_err());
+    // A signature over the bare bytes is for something else.
+    let bare = key().sign(&small).to_bytes();
+    assert_eq!(verify(&small, &bare, &public), Err(CatalogueError::BadSignature));
+    assert_eq!(verify(&small[..small.len() - 1], &signature, &public), Err(CatalogueError::BadSignature));
+    let huge = vec![b' '; Catalogue::BYTES_MAX + 1];
+    assert_eq!(verify(&huge, &signature, &public), Err(CatalogueError::TooLarge { bytes: huge.len() }));
+}
+
+#[test]
+fn older_and_other_catalogues_are_refused() {
+    let current = catalogue().trusted();
+    assert_eq!(current.version, 7);
+    let with = |version: &str, providers: &str| {
+        verify(text(version, providers).as_bytes(), Some(current)).map(|_| ())
+    };
+    assert_eq!(with("6", PROVIDERS), Err(CatalogueError::Rollback { offered: 6, current: 7 }));
+    assert_eq!(with("1", ""), Err(CatalogueError::Rollback { offered: 1, current: 7 }));
+    assert_eq!(with("7", ""), Err(CatalogueError::Equivocation { version: 7 }));
+    assert_eq!(with("7", PROVIDERS), Ok(()));
+    assert_eq!(with("8", ""), Ok(()));
+    assert_eq!(with("18446744073709551615", ""), Ok(()));
+    assert!(matches!(with("18446744073709551616", ""), Err(CatalogueError::Malformed(_))));
+    let other_key = text("8", "").replace(&key_id(), "0011223344556677");
+    assert!(matches!(verify(other_key.as_bytes(), None), Err(CatalogueError::WrongKey { .. })));
+}
+
+#[test]
+fn an_expired_catalogue_still_prices_and_says_so() {
+    let catalogue = catalogue();
+    assert_eq!(catalogue.state(NOW), PriceState::Current);
+    assert_eq!(catalogue.state(catalogue.expires_at()), PriceState::Current);
+    let later = UnixNanos(catalogue.expires_at().0 + 1);
+    assert_eq!(catalogue.state(later), PriceState::Stale);
+    assert!(price(&exchange("openai", "gpt-x", usage(1, 1)), &catalogue, later).amount.is_some());
+}
+
+#[test]
+fn signed_nonsense_is_refused() {
+    let with = |from: &str, to: &str| {
+        let whole = text("7", PROVIDERS);
+        assert!(whole.contains(from), "{from}");
+        verify(whole.replacen(from, to, 1).as_bytes(), None).map(|_| ())
+    };
+    for (from, to) in [
+        ("\"format\":1", "\"format\":1,\"format\":1"),
+        ("\"format\":1", "\"format\":2"),
+        ("\"role\":\"prices\"", "\"role\":\"release\""),
+        ("\"version\":7", "\"version\":7,\"version\":8"),
+        ("\"version\":7", "\"version\":0"),
+        ("\"version\":7", "\"version\":7.0"),
+        ("\"version\":7", "\"version\":-7"),
+        ("\"version\":7", "\"version\":\"7\""),
+        ("\"input\":2500000", "\"input\":2500000,\"input\":1"),
+        ("\"input\":2500000", "\"input\":-1"),
+        ("\"input\":2500000", "\"input\":-0"),
+        ("\"input\":2500000", "\"input\":2.5"),
+        ("\"input\":2500000", "\"input\":25e5"),
+        ("\"input\":2500000", "\"input\":1e308"),
+        ("\"input\":2500000", "\"input\":NaN"),
+        ("\"input\":2500000", "\"input\":Infinity"),
+        ("\"input\":2500000", "\"input\":18446744073709551616"),
+        ("\"input\":2500000", "\"input\":1000000000000001"),
+        ("\"input\":2500000", "\"surprise\":1"),
+        ("\"tokens\":272000", "\"tokens\":-272000"),
+        ("\"provider\":\"anthropic\"", "\"provider\":\"openai\""),
+        ("{\"exact\":\"gpt-x-plain\"}", "{\"exact\":\"gpt-x\"}"),
+        ("{\"exact\":\"gpt-x\"}", "{}"),
+        ("{\"exact\":\"gpt-x\"}", "{\"prefix\":\"\"}"),
+        ("{\"exact\":\"gpt-x\"}", "{\"exact\":\"gpt-x\",\"then\":\"date\"}"),
+        ("\"sources\":[0]", "\"sources\":[1]"),
+        ("\"confidence\":\"confirmed\"", "\"confidence\":\"maybe\""),
+        ("\"to\":1700000000", "\"from\":1700000000,\"to\":1700000000"),
+        ("[82800,3600]", "[82800,86401]"),
+        ("\"expires_at\":", "\"expires_at\":1,\"x\":"),
+    ] {
+        assert!(matches!(with(from, to), Err(CatalogueError::Malformed(_))), "{to}");
+    }
+    for bytes in [&b""[..], b"null", b"[]", b"{}", b"\xff\xfe", b"{\"format\":1}"] {
+        assert!(matches!(verify(bytes, None), Err(CatalogueError::Malformed(_))));
+    }
+    let trailing = text("7", "") + "x";
+    assert!(matches!(verify(trailing.as_bytes(), None), Err(CatalogueError::Malformed(_))));
+    let deep = text("7", &"[".repeat(100_000));
+    assert!(matches!(verify(deep.as_bytes(), None), Err(CatalogueError::Malformed(_))));
+    let late = text("7", "").replace(&ISSUED.to_string(), "18446744073").replace("1800086400", "18446744074");
+    assert!(matches!(verify(late.as_bytes(), None), Err(CatalogueError::Malformed(_))));
+}
+
+fn any_usage() -> impl Strategy<Value = Usage> {
+    let count = || proptest::option::of(prop_oneof![0_u64..2_000, 0_u64..400_000, any::<u64>()]);
+    (count(), count(), count(), count(), count(), count(), count(), count(), count()).prop_map(
+        |(input, output, cache_read, cache_creation, five, hour, reasoning, audio_input, web)| Usage {
+            input,
+            output,
+            cache_read,
+            cache_creation,
+            cache_creation_5m: five,
+            cache_creation_1h: hour,
+            reasoning,
+            audio_input,
+            web_search_requests: web,
+            ..Usage::default()
+        },
+    )
+}
+
+const MODELS: [(&str, &str); 5] = [
+    ("openai", "gpt-x"),
+    ("openai", "gpt-x-plain"),
+    ("openai", "gpt-x-think"),
+    ("anthropic", "claude-x"),
+    ("deepseek", "ds"),
+];
+
+proptest! {
+    #[test]
+    fn the_amount_is_the_sum_of_its_parts(usage in any_usage(), model in proptest::sample::select(&MODELS[..])) {
+        let cost = price(&exchange(model.0, model.1, usage), &catalogue(), NOW);
+        prop_assert_eq!(cost.amount.is_none(), cost.kind == CostKind::Unknown);
+        prop_assert_eq!(cost.reason.is_none(), cost.kind == CostKind::Computed);
+        let Some(amount) = cost.amount else { return Ok(()) };
+        let sum: u128 = cost.parts.iter().map(|part| part.price.0 * u128::from(part.tokens)).sum();
+        prop_assert_eq!(amount.0, sum);
+        let charged = |classes: &[&str]| -> u128 {
+            let parts = cost.parts.iter().filter(|part| classes.contains(&part.class));
+            parts.map(|part| u128::from(part.tokens)).sum()
+        };
+        prop_assert_eq!(charged(&["output", "reasoning", "audio_output", "image_output"]), u128::from(usage.output.unwrap_or(0)));
+        let cached = u128::from(usage.cache_read.unwrap_or(0)) + u128::from(usage.cache_creation.unwrap_or(0));
+        let input = charged(&["input", "audio_input", "image_input", "cache_read", "cache_write_5m", "cache_write_1h"]);
+        prop_assert_eq!(input, u128::from(usage.input.unwrap_or(0)).max(cached), "every token is charged once");
+    }
+
+    #[test]
+    fn more_tokens_never_cost_less(usage in any_usage(), more in 1_u64..1_000_000, model in proptest::sample::select(&MODELS[..])) {
+        let before = price(&exchange(model.0, model.1, usage), &catalogue(), NOW).amount;
+        let longer = Usage { output: usage.output.map(|output| output.saturating_add(more)), ..usage };
+        prop_assert!(price(&exchange(model.0, model.1, longer), &catalogue(), NOW).amount >= before);
+        let wider = Usage { input: usage.input.map(|input| input.saturating_add(more)), ..usage };
+        // Audio is capped by what is left of the input; more of it may turn into plain tokens, never into fewer.
+        prop_assert!(price(&exchange(model.0, model.1, wider), &catalogue(), NOW).amount >= before);
+    }
+
+    #[test]
+    fn any_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        prop_assert!(verify(&bytes, None).is_err());
+    }
+}
