@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -20,7 +19,7 @@ use std::time::Duration;
 use anyhow::Context;
 use meter::exchange::{Reason, SessionId};
 use meter::pipeline::{Direction, HostEvidence, Input, Output, SessionVerdict};
-use meter::record::{Flow, Record};
+use meter::record::{Flow, Record, Subject};
 use meter::time::{Moment, UnixNanos};
 use meter::workload::{ProcessKey, Workload};
 
@@ -38,10 +37,10 @@ const HELD_BYTES_SHARD_MAX: usize = 16 << 20;
 const HELD_NS_MAX: u64 = 2_000_000_000;
 /// Ended sessions that are remembered, so that a chunk that comes late does not open them again.
 const ENDED_MAX: usize = 1024;
+/// Pairs of process and host that the planner was told of.
+const TOLD_MAX: usize = 16_384;
 /// Longest sleep of an idle shard.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a shard waits for a writer that takes nothing.
-const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a shard drives; [`meter::pipeline::Pipeline`] in the product.
 pub trait Meter {
@@ -168,8 +167,17 @@ pub struct Decision {
     pub verdict: SessionVerdict,
 }
 
-/// Where decisions go, once capture has started.
-type DecisionSink = Arc<OnceLock<Box<dyn Fn(Decision) + Send + Sync>>>;
+/// What a pipeline learnt that the planner acts on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Learnt {
+    /// What to do with a session.
+    Decided(Decision),
+    /// A process called this host; told once for each pair.
+    Host(ProcessKey, HostEvidence),
+}
+
+/// Where goes what is learnt, once capture has started.
+type DecisionSink = Arc<OnceLock<Box<dyn Fn(Learnt) + Send + Sync>>>;
 
 /// The running shards. Dropping it without [`Shards::stop`] leaves the threads to the end of the process.
 pub struct Shards {
@@ -192,14 +200,15 @@ pub fn default_count() -> usize {
 }
 
 impl Shards {
-    /// Starts `count` threads; `make` builds the pipeline of each (again after a panic). Records go to `writer`.
+    /// Starts `count` threads; `make` builds the pipeline of each (again after a panic). Records go to `write`, which
+    /// must not block and says whether it took the record.
     ///
     /// # Errors
     /// A thread cannot be made.
     pub fn start<M: Meter + 'static>(
         count: usize,
         make: impl Fn(usize) -> M + Send + Sync + 'static,
-        writer: SyncSender<Box<Record>>,
+        write: impl Fn(Box<Record>) -> bool + Clone + Send + 'static,
         status: Arc<CaptureStatus>,
     ) -> anyhow::Result<Shards> {
         let make = Arc::new(make);
@@ -213,7 +222,8 @@ impl Shards {
                 mailbox: mailbox.clone(),
                 sessions: Sessions::new(Arc::clone(&next_session), Arc::clone(&status)),
                 decisions: Arc::clone(&decisions),
-                writer: writer.clone(),
+                told: HashSet::new(),
+                write: write.clone(),
                 status: Arc::clone(&status),
             };
             let thread = std::thread::Builder::new()
@@ -231,8 +241,8 @@ impl Shards {
         self.senders.clone()
     }
 
-    /// Where decisions on sessions go from now on. Only the first call counts.
-    pub fn on_decision(&self, sink: impl Fn(Decision) + Send + Sync + 'static) {
+    /// Where goes what pipelines learn, from now on. Only the first call counts.
+    pub fn on_learnt(&self, sink: impl Fn(Learnt) + Send + Sync + 'static) {
         // An error means that a sink is there already: capture starts once.
         let _ = self.decisions.set(Box::new(sink));
     }
@@ -290,15 +300,16 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }
 
-struct Shard {
+struct Shard<W> {
     mailbox: Mailbox<ToShard>,
     sessions: Sessions,
     decisions: DecisionSink,
-    writer: SyncSender<Box<Record>>,
+    told: HashSet<(ProcessKey, Arc<str>)>,
+    write: W,
     status: Arc<CaptureStatus>,
 }
 
-impl Shard {
+impl<W: Fn(Box<Record>) -> bool> Shard<W> {
     fn run<M: Meter>(mut self, make: &dyn Fn() -> M) {
         let mut meter = make();
         let mut batch = Vec::new();
@@ -353,36 +364,34 @@ impl Shard {
         false
     }
 
+    fn tell_host(&mut self, record: &Record) {
+        let (Subject::Exchange(exchange), Some(sink)) = (&record.subject, self.decisions.get()) else { return };
+        if self.told.len() >= TOLD_MAX {
+            self.told.clear();
+        }
+        let process = record.workload.process;
+        if self.told.insert((process, Arc::clone(&exchange.host))) {
+            let host = HostEvidence { host: Arc::clone(&exchange.host), identified_by: exchange.identified_by };
+            sink(Learnt::Host(process, host));
+        }
+    }
+
     fn drain<M: Meter>(&mut self, meter: &mut M) {
         while let Some(output) = meter.poll() {
             match output {
                 Output::Record(record) => {
                     self.status.recorded(&record);
-                    self.write(record);
+                    self.tell_host(&record);
+                    if !(self.write)(record) {
+                        self.status.lost(Loss::WriterFull, 1);
+                    }
                 }
                 Output::Verdict { session, verdict } => {
                     if let (Some(identity), Some(sink)) = (self.sessions.identity(session), self.decisions.get()) {
-                        sink(Decision { identity, verdict });
+                        sink(Learnt::Decided(Decision { identity, verdict }));
                     }
                 }
                 Output::Lost { reason, bytes, .. } => self.status.unmetered(reason, bytes),
-            }
-        }
-    }
-
-    /// Waits a little for a writer that is behind: a record is worth more than a chunk. Then it is counted as lost.
-    fn write(&self, mut record: Box<Record>) {
-        let mut waited = Duration::ZERO;
-        let pause = Duration::from_millis(5);
-        loop {
-            match self.writer.try_send(record) {
-                Ok(()) => return,
-                Err(TrySendError::Full(back)) if waited < WRITER_PATIENCE => {
-                    record = back;
-                    std::thread::sleep(pause);
-                    waited += pause;
-                }
-                Err(_) => return self.status.lost(Loss::WriterFull, 1),
             }
         }
     }

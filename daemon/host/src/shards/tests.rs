@@ -1,7 +1,5 @@
 //! A shard's promises, shown by a pipeline that writes down what it is told.
 
-use std::sync::mpsc::sync_channel;
-
 use super::*;
 use meter::exchange::IdentifiedBy;
 
@@ -166,10 +164,12 @@ fn waiting_content_is_bounded_and_the_rest_is_a_gap() {
 #[test]
 fn a_panic_is_counted_and_the_thread_goes_on() {
     let status = CaptureStatus::new();
-    let (writer, _records) = sync_channel(1);
-    let shards = Shards::start(1, |_| Diary::default(), writer, Arc::clone(&status)).expect("threads");
+    let shards = Shards::start(1, |_| Diary::default(), |_| true, Arc::clone(&status)).expect("threads");
     let (decided, decisions) = std::sync::mpsc::channel();
-    shards.on_decision(move |decision| decided.send(decision.identity.ssl).expect("the test listens"));
+    shards.on_learnt(move |learnt| match learnt {
+        Learnt::Decided(decision) => decided.send(decision.identity.ssl).expect("the test listens"),
+        Learnt::Host(..) => {}
+    });
     let senders = shards.senders();
     for message in [open(1), chunk(1, 0, b"boom"), open(2), chunk(2, 0, b"fine")] {
         senders.session(&identity(1), message);

@@ -1,0 +1,549 @@
+//! Whom to arm, what to tap, which session belongs to which call: a pure state machine.
+//!
+//! [`Planner::handle`] takes what happened and gives back what is to be done; it does no IO, knows no clock but `now`,
+//! and never blocks. The thread around it ([`super::shell`]) carries the commands out and feeds the answers back.
+//!
+//! *Wanted* is a process that talks to a provider (or probably will); *armed* one whose TLS libraries carry transfer
+//! probes. A process becomes wanted by the earliest of: a lookup of a directory name, a session named after a provider,
+//! a connection of (or an exec of) an executable known for AI calls, an SNI from the tap, a fork of a wanted process.
+//! Once-per-session hooks belong to a file and stay; transfer hooks belong to a process and go with it.
+//!
+//! What the planner never does: look at payload, attach a transfer hook to more than one process, name a provider from
+//! an address or a DNS answer.
+
+mod arming;
+mod calls;
+mod tap;
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::Arc;
+
+use abi::attacher::Place;
+use abi::event::Task;
+use meter::directory::Directory;
+use meter::exchange::{IdentifiedBy, Reason};
+use meter::pipeline::{Direction, HostEvidence};
+use meter::record::{Coverage, DarkReason, Flow};
+use meter::time::{Moment, WallClock};
+use meter::workload::ProcessKey;
+
+use super::event::{KernelEvent, SessionIdentity, process_key};
+use super::image::{Anatomy, FileKey, Mapping};
+use super::inventory::{Connection, Image};
+use super::names;
+use super::routes::Routes;
+use super::status::{Loss, Tally};
+use crate::config::{Scope, TapMode};
+use crate::shards::Decision;
+
+/// Processes that are followed at a time; a node has fewer that connect.
+const PROCESSES_MAX: usize = 16_384;
+/// Connections that are followed at a time: as many as the kernel's own table.
+const FLOWS_MAX: usize = 32_768;
+/// Sessions that are followed at a time.
+const SESSIONS_MAX: usize = 32_768;
+/// Executables whose habits are remembered.
+const EXECUTABLES_MAX: usize = 4_096;
+/// Files whose anatomy is remembered.
+const LIBRARIES_MAX: usize = 16_384;
+/// How long a process that ended is remembered, so that the end of its connections can be told: FIN-WAIT-2 ends after
+/// 60 s.
+const REMEMBER_NS: u64 = 90_000_000_000;
+/// Coverage rows of ended processes that are kept.
+const PAST_ROWS_MAX: usize = 512;
+
+const MS: u64 = 1_000_000;
+
+/// What happened.
+#[derive(Debug)]
+pub enum Event {
+    /// A record of the events ring.
+    Kernel(KernelEvent),
+    /// First content of a session, as the ring thread saw it.
+    FirstContent(FirstContent),
+    /// The mappings of a process, asked for by [`Command::ReadMaps`].
+    Maps(u32, Result<Vec<Mapping>, Refused>),
+    /// A mapped file, asked for by [`Command::OpenLibrary`].
+    Library(FileKey, Result<OpenedFile, Refused>),
+    /// Answer to [`Command::Attach`]: the attachment.
+    Attached(Option<ProcessKey>, FileKey, Result<u64, Refused>),
+    /// A pipeline decided on a session.
+    Decided(Decision),
+    /// A pipeline learnt a host from a Host header.
+    HostSeen(ProcessKey, HostEvidence),
+    /// A process that was there at the start.
+    FoundImage(Image),
+    /// A connection that was there at the start.
+    FoundConnection(Connection),
+    /// The routing table.
+    Routes(Routes),
+    /// Answer to [`Command::TapOpen`].
+    TapOpened(u32, Result<(), Refused>),
+    /// Answer to [`Command::TapClose`].
+    TapClosed(u32),
+    /// Time passed.
+    Tick,
+    /// The daemon stops: connections that are open are recorded.
+    Stop,
+}
+
+/// See [`Event::FirstContent`].
+#[derive(Clone, Copy, Debug)]
+pub struct FirstContent {
+    /// Session.
+    pub identity: SessionIdentity,
+    /// Its process.
+    pub process: ProcessKey,
+    /// Direction.
+    pub direction: Direction,
+    /// The bytes look like the start of a request.
+    pub request: bool,
+    /// When.
+    pub at: Moment,
+}
+
+/// A file the attacher opened and main dissected.
+#[derive(Clone, Debug)]
+pub struct OpenedFile {
+    /// Number at the attacher.
+    pub number: u64,
+    /// What is in it.
+    pub anatomy: Arc<Anatomy>,
+    /// Its name.
+    pub name: Arc<str>,
+}
+
+/// Why a command was not done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The process, mapping or file is gone.
+    Gone,
+    /// It exists and cannot be read or parsed.
+    Unreadable,
+    /// The attacher or the kernel refused.
+    Denied,
+    /// A limit is reached; later it may work.
+    Limit,
+}
+
+/// What is to be done.
+#[derive(Debug)]
+pub enum Command {
+    /// Read the mappings of a process.
+    ReadMaps(ProcessKey),
+    /// Open and dissect a mapped file.
+    OpenLibrary(ProcessKey, Mapping),
+    /// Attach places of a file, for one process or for all.
+    Attach {
+        /// Process; `None` for once-per-session hooks.
+        process: Option<ProcessKey>,
+        /// File as the planner knows it.
+        file: FileKey,
+        /// File as the attacher knows it.
+        number: u64,
+        /// Places.
+        places: Vec<Place>,
+    },
+    /// Detach.
+    Detach(u64),
+    /// Open a tap.
+    TapOpen(u32),
+    /// Close a tap.
+    TapClose(u32),
+    /// Find out who a process is while it can be looked at.
+    Resolve(ProcessKey, Box<Task>),
+    /// Nothing of this process will come any more.
+    Forget(ProcessKey),
+    /// Open a session in its shard.
+    Open {
+        /// Session.
+        identity: SessionIdentity,
+        /// Whose.
+        process: ProcessKey,
+        /// Host, if known.
+        host: Option<HostEvidence>,
+        /// Bytes may have passed before.
+        joined_late: bool,
+    },
+    /// Name an open session.
+    Named(SessionIdentity, HostEvidence),
+    /// Close a session.
+    Close {
+        /// Session.
+        identity: SessionIdentity,
+        /// Bytes written, if the kernel told.
+        sent: Option<u64>,
+        /// Bytes read, if the kernel told.
+        received: Option<u64>,
+    },
+    /// A call went by unseen.
+    Missed {
+        /// Whose.
+        process: ProcessKey,
+        /// Whom it called.
+        host: HostEvidence,
+        /// When.
+        started: Moment,
+        /// Why.
+        reason: Reason,
+    },
+    /// Record a connection.
+    Flow {
+        /// Whose.
+        process: ProcessKey,
+        /// Connection.
+        flow: Box<Flow>,
+        /// When it began.
+        started: Moment,
+    },
+    /// Write the kernel's verdict map.
+    Verdict(SessionIdentity, abi::control::Verdict),
+    /// Count a loss.
+    Lost(Loss),
+    /// Count something else.
+    Count(Tally),
+    /// A process was armed this many ns after it became wanted.
+    ArmedAfter(u64),
+}
+
+/// Coverage of a process towards a host, without its workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// Who.
+    pub process: ProcessKey,
+    /// Provider.
+    pub provider: Option<Arc<str>>,
+    /// Host.
+    pub host: Arc<str>,
+    /// Verdict.
+    pub verdict: Coverage,
+    /// First sight.
+    pub first_seen: Moment,
+    /// When its probes were live.
+    pub armed_at: Option<Moment>,
+    /// Calls missed.
+    pub late_attach: u64,
+    /// File name of the library that carries the probes.
+    pub library: Option<Arc<str>>,
+}
+
+/// How the planner behaves.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// What is captured.
+    pub scope: Scope,
+    /// When the tap is open.
+    pub tap: TapMode,
+    /// Loopback gateways: the tap looks at `lo` for these only.
+    pub loopback_gateways: Vec<std::net::SocketAddr>,
+    /// Own processes, never looked at.
+    pub own_pids: Vec<u32>,
+}
+
+/// The state machine.
+pub struct Planner {
+    options: Options,
+    directory: Arc<Directory>,
+    clock: WallClock,
+    processes: HashMap<u32, Process>,
+    libraries: HashMap<FileKey, Library>,
+    executables: HashMap<FileKey, Executable>,
+    flows: HashMap<FlowKey, FlowState>,
+    sessions: HashMap<SessionIdentity, Session>,
+    timers: BTreeMap<(Moment, u64), Timer>,
+    timer_number: u64,
+    tap: tap::Tap,
+    assembler: names::Assembler,
+    past_rows: Vec<Row>,
+    out: Vec<Command>,
+    rows_changed: bool,
+    stopped: bool,
+}
+
+/// A connection by its kernel address, or by its number for one found at the start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum FlowKey {
+    Socket(u64),
+    Found(u64),
+}
+
+/// A process that did something of interest.
+#[derive(Debug)]
+struct Process {
+    key: ProcessKey,
+    executable: Option<FileKey>,
+    hosts: BTreeMap<Arc<str>, HostState>,
+    /// What its lookups of directory names returned.
+    addresses: HashMap<[u8; 16], Arc<str>>,
+    wanted: bool,
+    /// Wanted only because of what was found at the start: given up unless a session turns out to be AI.
+    probation: bool,
+    /// Event that made it wanted.
+    wanted_at: Moment,
+    scanning: bool,
+    /// Something happened while its maps were being read: they may be out of date.
+    scan_again: bool,
+    scans: u32,
+    /// Files of its last scan that are still being opened.
+    opening: HashSet<FileKey>,
+    /// Files of its last scan that are looked at only if no TLS library is found.
+    unlikely: Vec<Mapping>,
+    tls_files: Vec<FileKey>,
+    attachments: HashMap<FileKey, Attachment>,
+    armed_at: Option<Moment>,
+    dark: Option<DarkReason>,
+    exited: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Attachment {
+    Asked,
+    Live(u64),
+    Refused,
+}
+
+/// What is known of a process towards one host.
+#[derive(Debug)]
+struct HostState {
+    first_seen: Moment,
+    late: u64,
+    captured: bool,
+    metadata: Option<Reason>,
+}
+
+/// A file that was opened, or is being opened.
+#[derive(Debug)]
+enum Library {
+    Opening { waiting: Vec<u32> },
+    Known { number: u64, anatomy: Arc<Anatomy>, name: Arc<str> },
+    /// Neither TLS nor resolver.
+    Plain,
+    Unreadable,
+}
+
+/// Habits of an executable.
+#[derive(Debug, Default)]
+struct Executable {
+    /// A process of it was armed because it talks to a provider.
+    ai: bool,
+    /// TLS files its processes used.
+    libraries: Vec<FileKey>,
+    /// Scans of its processes that showed no new file.
+    idle_scans: u32,
+}
+
+/// A connection.
+#[derive(Debug)]
+struct FlowState {
+    process: ProcessKey,
+    tuple: abi::event::Tuple,
+    connected: Moment,
+    established: bool,
+    host: Option<HostEvidence>,
+    session: Option<SessionIdentity>,
+    covered: Covered,
+    /// Plaintext written through its session since arming, once the session is over.
+    session_sent: Option<u64>,
+    found: bool,
+}
+
+/// What was seen of the content of a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Covered {
+    Nothing,
+    /// From the start of a request on.
+    FromRequest {
+        /// The session was named when its process was armed already: nothing can have gone by.
+        surely: bool,
+    },
+    /// From somewhere in the middle.
+    Late,
+}
+
+/// A session with a name or with content.
+#[derive(Debug)]
+struct Session {
+    process: ProcessKey,
+    host: Option<HostEvidence>,
+    named_at: Moment,
+    flow: Option<FlowKey>,
+    opened: bool,
+    covered: Covered,
+    metadata: Option<Reason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Timer {
+    /// Arm the child of a wanted process unless it has replaced its program by then.
+    ArmChild(u32),
+    /// Look for a TLS library again.
+    Rescan(u32),
+    /// End of the time in which a process found at the start must show an AI session.
+    Probation(u32),
+    /// Forget a process that ended.
+    Forget(u32, ProcessKey),
+    /// Look whether a tap can be closed.
+    TapQuiet,
+}
+
+impl Planner {
+    /// Nothing known yet.
+    pub fn new(options: Options, directory: Arc<Directory>) -> Planner {
+        Planner {
+            tap: tap::Tap::default(),
+            options,
+            directory,
+            clock: WallClock::default(),
+            processes: HashMap::new(),
+            libraries: HashMap::new(),
+            executables: HashMap::new(),
+            flows: HashMap::new(),
+            sessions: HashMap::new(),
+            timers: BTreeMap::new(),
+            timer_number: 0,
+            assembler: names::Assembler::default(),
+            past_rows: Vec::new(),
+            out: Vec::new(),
+            rows_changed: false,
+            stopped: false,
+        }
+    }
+
+    /// The translation to wall-clock time that flow records use from now on.
+    pub fn set_clock(&mut self, clock: WallClock) {
+        self.clock = clock;
+    }
+
+    /// What follows from an event.
+    pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Command> {
+        match event {
+            Event::Kernel(event) => self.kernel(event, now),
+            Event::FirstContent(first) => self.first_content(first, now),
+            Event::Maps(pid, result) => self.maps(pid, result, now),
+            Event::Library(file, result) => self.library(file, result, now),
+            Event::Attached(Some(process), file, result) => self.attached(process, file, result, now),
+            Event::Attached(None, _, result) => {
+                self.out.push(Command::Count(if result.is_ok() { Tally::Attached } else { Tally::AttachRefused }));
+            }
+            Event::Decided(decision) => self.decided(decision),
+            Event::HostSeen(process, host) => self.host_seen(process, host, now),
+            Event::FoundImage(image) => self.found_image(image, now),
+            Event::FoundConnection(connection) => self.found_connection(connection, now),
+            Event::Routes(routes) => self.tap.set_routes(routes),
+            Event::TapOpened(ifindex, result) => self.tap_opened(ifindex, result, now),
+            Event::TapClosed(ifindex) => self.tap_reopens(ifindex, now),
+            Event::Tick => {}
+            Event::Stop => self.stop(now),
+        }
+        self.expire(now);
+        std::mem::take(&mut self.out)
+    }
+
+    /// When [`Event::Tick`] is due.
+    pub fn deadline(&self) -> Option<Moment> {
+        self.timers.keys().next().map(|(at, _)| *at)
+    }
+
+    /// The coverage table if it changed since the last call, first seen first.
+    pub fn changed_rows(&mut self) -> Option<Vec<Row>> {
+        if !std::mem::take(&mut self.rows_changed) {
+            return None;
+        }
+        let mut rows = self.past_rows.clone();
+        rows.extend(self.processes.values().flat_map(|process| self.rows_of(process)));
+        rows.sort_by_key(|row| (row.first_seen, row.process));
+        Some(rows)
+    }
+
+    /// State of the tap.
+    pub fn tap_state(&self, now: Moment) -> super::status::TapSnapshot {
+        self.tap.snapshot(now)
+    }
+
+    fn kernel(&mut self, event: KernelEvent, now: Moment) {
+        match event {
+            KernelEvent::Connect(connect) => self.connect(&connect, now),
+            KernelEvent::Established(established) => self.established(&established, now),
+            KernelEvent::Closed(closed) => self.closed(&closed, now),
+            KernelEvent::Exec(exec) => self.exec(&exec.task, Moment(exec.head.at_ns), now),
+            KernelEvent::Fork(fork) => self.fork(&fork, now),
+            KernelEvent::Exit(exit) => self.exit(process_key(exit.tgid, exit.start_ns), now),
+            KernelEvent::Lookup(lookup) => self.lookup(&lookup, now),
+            KernelEvent::SessionNamed(named) => self.session_named(&named, now),
+            KernelEvent::SessionFreed(freed) => self.session_freed(&freed, now),
+            KernelEvent::Packet(packet) => self.packet(&packet, now),
+        }
+    }
+
+    fn expire(&mut self, now: Moment) {
+        while let Some(entry) = self.timers.first_entry() {
+            if entry.key().0 > now {
+                break;
+            }
+            match entry.remove() {
+                Timer::ArmChild(pid) => self.want(pid, now, now),
+                Timer::Rescan(pid) => self.rescan(pid),
+                Timer::Probation(pid) => self.end_probation(pid),
+                Timer::Forget(pid, key) => self.forget(pid, key, now),
+                Timer::TapQuiet => self.tap_quiet(now),
+            }
+        }
+    }
+
+    fn timer(&mut self, at: Moment, timer: Timer) {
+        self.timer_number += 1;
+        self.timers.insert((at, self.timer_number), timer);
+    }
+
+    fn after(now: Moment, ns: u64) -> Moment {
+        Moment(now.0.saturating_add(ns))
+    }
+
+    /// The provider of a host name.
+    fn provider(&self, host: &str) -> Option<Arc<str>> {
+        self.directory.lookup(host).map(|provider| Arc::clone(&provider.name))
+    }
+
+    fn is_own(&self, pid: u32) -> bool {
+        pid == 0 || self.options.own_pids.contains(&pid)
+    }
+
+    /// The coverage of one process towards each of its hosts.
+    fn rows_of(&self, process: &Process) -> Vec<Row> {
+        let library = process.attachments.iter().find_map(|(file, state)| match (state, self.libraries.get(file)) {
+            (Attachment::Live(_), Some(Library::Known { name, .. })) => Some(Arc::clone(name)),
+            _ => None,
+        });
+        let row = |(host, state): (&Arc<str>, &HostState)| Row {
+            process: process.key,
+            provider: self.provider(host),
+            host: Arc::clone(host),
+            verdict: process.verdict(state, self.options.scope),
+            first_seen: state.first_seen,
+            armed_at: process.armed_at,
+            late_attach: state.late,
+            library: library.clone(),
+        };
+        process.hosts.iter().map(row).collect()
+    }
+}
+
+impl Process {
+    fn verdict(&self, host: &HostState, scope: Scope) -> Coverage {
+        match (scope, host.metadata, self.armed_at, self.dark) {
+            (Scope::Off, ..) => Coverage::Dark(DarkReason::SwitchedOff),
+            (_, Some(reason), ..) if !host.captured => Coverage::MetadataOnly(reason),
+            (_, _, Some(_), _) => Coverage::Captured,
+            (_, _, None, Some(reason)) => Coverage::Dark(reason),
+            (_, _, None, None) => Coverage::MetadataOnly(Reason::LateAttach),
+        }
+    }
+}
+
+/// Evidence from a call to the TLS library.
+fn tls_evidence(host: Arc<str>) -> HostEvidence {
+    HostEvidence { host, identified_by: IdentifiedBy::TlsHostnameCall }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,321 @@
+//! The thread around the planner: feeds it what happened, carries out what it asks, and says how things stand.
+//!
+//! All IO of planning is here, on one thread, and none of it waits for an application: requests to the attacher are
+//! answered through the mailbox, files that it opened are read at once (they are `/proc` and page cache). Who a process
+//! is (its [`Workload`]) is found out while the process lives and kept until the planner forgets it.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use abi::attacher::{Hook, Refusal};
+use abi::event::Task;
+use meter::time::{Moment, UnixNanos, WallClock};
+use meter::workload::{ProcessKey, Workload};
+
+use super::attacher_client::{self, Answer, Attacher, Lost};
+use super::event::{KernelEvent, process_key};
+use super::image::{Anatomy, FileKey, Mapping, dissect, read_maps};
+use super::mailbox::Mailbox;
+use super::planner::{Command, Event, OpenedFile, Planner, Refused, Row};
+use super::routes::Routes;
+use super::status::{CaptureStatus, CoverageRow, Loss, monotonic, wall_clock};
+use super::tables::Tables;
+use crate::shards::{Open, ShardSenders, ToShard};
+
+/// Longest sleep of an idle planner.
+const IDLE: Duration = Duration::from_millis(500);
+/// How often counters are read, the clock is compared and the tap's share is published.
+const HOUSEKEEPING_NS: u64 = 500_000_000;
+/// How often routes are read.
+const ROUTES_NS: u64 = 30_000_000_000;
+/// Workloads that are kept.
+const WORKLOADS_MAX: usize = 16_384;
+/// Anatomies that are kept by the file itself (device, inode, build id), whatever a namespace calls it.
+const ANATOMIES_MAX: usize = 4_096;
+
+/// Who a process is. Implemented by the resolver; the planner's thread is its only caller.
+pub trait Identify: Send {
+    /// A process replaced its program.
+    fn on_exec(&mut self, task: &Task);
+    /// A process was made.
+    fn on_fork(&mut self, parent: &Task, child: ProcessKey);
+    /// A process ended.
+    fn on_exit(&mut self, process: ProcessKey);
+    /// Who it is, as far as can be known now. Never fails: what is unknown is said in the workload.
+    fn resolve(&mut self, process: ProcessKey, task: Option<&Task>) -> Arc<Workload>;
+}
+
+/// What the thread works with.
+pub(super) struct Shell {
+    pub(super) planner: Planner,
+    pub(super) mailbox: Mailbox<Event>,
+    pub(super) attacher: Attacher,
+    pub(super) tables: Tables,
+    pub(super) shards: ShardSenders,
+    pub(super) identify: Box<dyn Identify>,
+    pub(super) status: Arc<CaptureStatus>,
+    pub(super) memory: Memory,
+}
+
+/// What the thread remembers between turns.
+pub(super) struct Memory {
+    workloads: HashMap<ProcessKey, Arc<Workload>>,
+    anatomies: HashMap<FileKey, Arc<Anatomy>>,
+    clock: WallClock,
+    housekept: Moment,
+    routes_read: Moment,
+    proc_root: PathBuf,
+    sys_root: PathBuf,
+}
+
+impl Memory {
+    pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf) -> Memory {
+        Memory {
+            workloads: HashMap::new(),
+            anatomies: HashMap::new(),
+            clock: WallClock::default(),
+            housekept: Moment::default(),
+            routes_read: Moment::default(),
+            proc_root,
+            sys_root,
+        }
+    }
+}
+
+impl Shell {
+    /// Runs until [`Event::Stop`] was handled.
+    pub(super) fn run(mut self) {
+        self.housekeeping(monotonic());
+        let first = self.planner.start_tap(monotonic());
+        self.carry_out(first);
+        let mut batch = Vec::new();
+        loop {
+            let now = monotonic();
+            let due = self.planner.deadline().map_or(IDLE, |at| Duration::from_nanos(at.since(now)).min(IDLE));
+            self.mailbox.take(due, &mut batch);
+            for (event, _) in batch.drain(..) {
+                let stop = matches!(event, Event::Stop);
+                self.step(event);
+                if stop {
+                    self.housekeeping(monotonic());
+                    return;
+                }
+            }
+            self.step(Event::Tick);
+            self.housekeeping(monotonic());
+        }
+    }
+
+    fn step(&mut self, event: Event) {
+        if let Event::Kernel(event) = &event {
+            self.note_identity(event);
+        }
+        let commands = self.planner.handle(event, monotonic());
+        self.carry_out(commands);
+    }
+
+    fn note_identity(&mut self, event: &KernelEvent) {
+        match event {
+            KernelEvent::Exec(exec) => {
+                let process = process_key(exec.task.tgid, exec.task.start_ns);
+                self.memory.workloads.remove(&process);
+                self.identify.on_exec(&exec.task);
+            }
+            KernelEvent::Fork(fork) => self.identify.on_fork(&fork.task, process_key(fork.child_tgid, fork.child_start_ns)),
+            KernelEvent::Exit(exit) => self.identify.on_exit(process_key(exit.tgid, exit.start_ns)),
+            _ => {}
+        }
+    }
+
+    /// What is due now and then.
+    fn housekeeping(&mut self, now: Moment) {
+        if now.since(self.memory.routes_read) >= ROUTES_NS || self.memory.routes_read == Moment::default() {
+            self.memory.routes_read = now;
+            let routes = Routes::read(&self.memory.proc_root, &self.memory.sys_root);
+            let commands = self.planner.handle(Event::Routes(routes), now);
+            self.carry_out(commands);
+        }
+        if now.since(self.memory.housekept) >= HOUSEKEEPING_NS {
+            self.memory.housekept = now;
+            self.memory.clock = wall_clock();
+            self.planner.set_clock(self.memory.clock);
+            if let Some(counters) = self.tables.counters() {
+                self.status.set_counters(counters);
+            }
+            self.status.set_tap(self.planner.tap_state(now));
+        }
+        if let Some(rows) = self.planner.changed_rows() {
+            let rows = rows.into_iter().map(|row| self.row(row)).collect();
+            self.status.set_coverage(rows);
+        }
+    }
+
+    fn row(&mut self, row: Row) -> CoverageRow {
+        let Row { process, provider, host, verdict, first_seen, armed_at, late_attach, library } = row;
+        CoverageRow {
+            workload: self.workload(process),
+            provider,
+            host,
+            verdict,
+            first_seen: self.wall(first_seen),
+            armed_at: armed_at.map(|at| self.wall(at)),
+            exchanges: 0,
+            late_attach,
+            library,
+        }
+    }
+
+    fn wall(&self, at: Moment) -> UnixNanos {
+        self.memory.clock.at(at)
+    }
+
+    fn workload(&mut self, process: ProcessKey) -> Arc<Workload> {
+        match self.memory.workloads.get(&process) {
+            Some(workload) => Arc::clone(workload),
+            None => self.resolve(process, None),
+        }
+    }
+
+    fn resolve(&mut self, process: ProcessKey, task: Option<&Task>) -> Arc<Workload> {
+        let workload = self.identify.resolve(process, task);
+        if self.memory.workloads.len() >= WORKLOADS_MAX {
+            self.memory.workloads.clear();
+        }
+        self.memory.workloads.insert(process, Arc::clone(&workload));
+        workload
+    }
+
+    fn carry_out(&mut self, commands: Vec<Command>) {
+        for command in commands {
+            self.command(command);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::ReadMaps(process) => self.read_maps(process),
+            Command::OpenLibrary(process, mapping) => self.open_library(process, &mapping),
+            Command::Attach { process, file, number, places } => {
+                tracing::debug!(pid = process.map(|process| process.pid), file = number, hooks = ?hooks(&places), "attach");
+                let mailbox = self.mailbox.clone();
+                let status = Arc::clone(&self.status);
+                self.attacher.ask(attacher_client::attach(process, number, &places), move |answer| {
+                    let result = checked(answer).map(|answer| {
+                        status.set_detach_backlog(answer.reply.detach_backlog);
+                        answer.reply.value
+                    });
+                    mailbox.post(Event::Attached(process, file, result));
+                });
+            }
+            Command::Detach(attachment) => {
+                let status = Arc::clone(&self.status);
+                self.attacher.ask(attacher_client::detach(attachment), move |answer| {
+                    if let Ok(answer) = answer {
+                        status.set_detach_backlog(answer.reply.detach_backlog);
+                    }
+                });
+            }
+            Command::TapOpen(ifindex) => {
+                let mailbox = self.mailbox.clone();
+                self.attacher.ask(attacher_client::tap_open(ifindex), move |answer| {
+                    mailbox.post(Event::TapOpened(ifindex, checked(answer).map(drop)));
+                });
+            }
+            Command::TapClose(ifindex) => {
+                let mailbox = self.mailbox.clone();
+                self.attacher.ask(attacher_client::tap_close(ifindex), move |_| mailbox.post(Event::TapClosed(ifindex)));
+            }
+            Command::Resolve(process, task) => {
+                if !self.memory.workloads.contains_key(&process) {
+                    self.resolve(process, Some(&task));
+                }
+            }
+            Command::Forget(process) => {
+                self.memory.workloads.remove(&process);
+            }
+            Command::Open { identity, process, host, joined_late } => {
+                let workload = self.workload(process);
+                let session = self.shards.allot_session();
+                let open = Open { identity, session, process, workload, host, joined_late };
+                self.shards.session(&identity, ToShard::Open(Box::new(open)));
+            }
+            Command::Named(identity, host) => self.shards.session(&identity, ToShard::Named(identity, host)),
+            Command::Close { identity, sent, received } => {
+                self.shards.session(&identity, ToShard::Close { identity, sent, received });
+            }
+            Command::Missed { process, host, started, reason } => {
+                tracing::debug!(pid = process.pid, host = &*host.host, reason = reason.as_str(), "missed call");
+                let workload = self.workload(process);
+                self.shards.process(process, ToShard::Missed { workload, host, started, reason });
+            }
+            Command::Flow { process, flow, started } => {
+                let workload = self.workload(process);
+                let started_at = self.wall(started);
+                self.shards.process(process, ToShard::Flow { flow, workload, started_at, started });
+            }
+            Command::Verdict(identity, verdict) => {
+                if !self.tables.decide(&identity, verdict) {
+                    self.status.lost(Loss::VerdictLost, 1);
+                }
+            }
+            Command::Lost(loss) => self.status.lost(loss, 1),
+            Command::Count(tally) => self.status.count(tally, 1),
+            Command::ArmedAfter(took_ns) => {
+                tracing::debug!(took_us = took_ns / 1_000, "armed");
+                self.status.armed_after(took_ns);
+            }
+        }
+    }
+
+    fn read_maps(&self, process: ProcessKey) {
+        let mailbox = self.mailbox.clone();
+        self.attacher.ask(attacher_client::open_maps(process), move |answer| {
+            let result = checked(answer).and_then(|answer| {
+                let descriptor = answer.descriptor.ok_or(Refused::Unreadable)?;
+                read_maps(File::from(descriptor)).map_err(|_| Refused::Unreadable)
+            });
+            // A process without a single mapping has just ended.
+            let result = result.and_then(|maps| if maps.is_empty() { Err(Refused::Gone) } else { Ok(maps) });
+            mailbox.post(Event::Maps(process.pid, result));
+        });
+    }
+
+    fn open_library(&mut self, process: ProcessKey, mapping: &Mapping) {
+        let mailbox = self.mailbox.clone();
+        let (file, name) = (mapping.file, Arc::clone(&mapping.name));
+        let known = self.memory.anatomies.get(&file).cloned();
+        if self.memory.anatomies.len() >= ANATOMIES_MAX {
+            self.memory.anatomies.clear();
+        }
+        let request = attacher_client::open_mapped(process, mapping.start, mapping.end);
+        self.attacher.ask(request, move |answer| {
+            let result = checked(answer).and_then(|answer| {
+                let anatomy = match (known, answer.descriptor) {
+                    (Some(anatomy), _) => anatomy,
+                    (None, Some(descriptor)) => Arc::new(dissect(File::from(descriptor)).map_err(|_| Refused::Unreadable)?),
+                    (None, None) => return Err(Refused::Unreadable),
+                };
+                Ok(OpenedFile { number: answer.reply.file, anatomy, name })
+            });
+            mailbox.post(Event::Library(file, result));
+        });
+    }
+}
+
+fn checked(answer: Result<Answer, Lost>) -> Result<Answer, Refused> {
+    let answer = answer.map_err(|Lost| Refused::Denied)?;
+    match answer.refusal() {
+        None => Ok(answer),
+        Some(Refusal::Gone) => Err(Refused::Gone),
+        Some(Refusal::Limit) => Err(Refused::Limit),
+        Some(Refusal::NotAllowed | Refusal::Kernel | Refusal::None) => Err(Refused::Denied),
+    }
+}
+
+/// Names of the hooks of a request, for the log.
+fn hooks(places: &[abi::attacher::Place]) -> Vec<&'static str> {
+    places.iter().filter_map(|place| Hook::from_wire(place.hook)).map(Hook::variant_name).collect()
+}

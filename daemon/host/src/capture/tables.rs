@@ -1,0 +1,90 @@
+//! The kernel's maps as main uses them: rings to read, the host trie and verdicts to write, counters to sum.
+//!
+//! Main has descriptors, no capability: mapping the rings works everywhere, element commands from Linux 5.19 (before,
+//! main keeps CAP_BPF under its system call filter). Whatever fails is an error that names the map.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+
+use abi::attacher::Descriptor;
+use abi::control::{HOST_KEY_BYTES, Verdict, VerdictKey};
+use abi::counter;
+use anyhow::{Context, anyhow};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
+use meter::directory::Directory;
+use zerocopy::{FromZeros, IntoBytes};
+
+use super::event::SessionIdentity;
+
+/// The two rings.
+pub(super) struct Rings {
+    pub(super) events: RingBuf<MapData>,
+    pub(super) content: RingBuf<MapData>,
+}
+
+/// The maps.
+pub(super) struct Tables {
+    hosts: LpmTrie<MapData, [u8; HOST_KEY_BYTES], u32>,
+    verdicts: HashMap<MapData, [u8; size_of::<VerdictKey>()], u32>,
+    counters: PerCpuArray<MapData, u64>,
+}
+
+/// Opens everything that the attacher handed over.
+pub(super) fn open(mut descriptors: BTreeMap<Descriptor, OwnedFd>) -> anyhow::Result<(Rings, Tables)> {
+    let mut map = |which: Descriptor| -> anyhow::Result<Map> {
+        let name = which.variant_name();
+        let descriptor = descriptors.remove(&which).ok_or_else(|| anyhow!("venturi-attach sent no map {name}"))?;
+        let data = MapData::from_fd(descriptor).with_context(|| format!("reading what map {name} is"))?;
+        Map::from_map_data(data).with_context(|| format!("using map {name}"))
+    };
+    let rings = Rings {
+        events: map(Descriptor::Events)?.try_into().context("mapping the ring EVENTS")?,
+        content: map(Descriptor::Content)?.try_into().context("mapping the ring CONTENT")?,
+    };
+    let tables = Tables {
+        hosts: map(Descriptor::Hosts)?.try_into().context("map HOSTS")?,
+        verdicts: map(Descriptor::Verdicts)?.try_into().context("map VERDICTS")?,
+        counters: map(Descriptor::Counters)?.try_into().context("map COUNTERS")?,
+    };
+    Ok((rings, tables))
+}
+
+impl Tables {
+    /// Fills the host trie from the directory; returns how many names it holds.
+    ///
+    /// # Errors
+    /// The kernel refuses an entry: nothing would be recognised by it.
+    pub(super) fn fill_hosts(&mut self, directory: &Directory) -> anyhow::Result<usize> {
+        let mut count = 0;
+        for (name, provider) in directory.kernel_keys() {
+            let mut data = [0; HOST_KEY_BYTES];
+            let len = name.len().min(HOST_KEY_BYTES);
+            data[..len].copy_from_slice(&name[..len]);
+            let bits = u32::try_from(len * 8).unwrap_or_default();
+            self.hosts.insert(&Key::new(bits, data), provider, 0).context("writing the provider directory to map HOSTS")?;
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Tells the kernel what to do with a session; false if it refuses.
+    pub(super) fn decide(&mut self, identity: &SessionIdentity, verdict: Verdict) -> bool {
+        let mut key = VerdictKey::new_zeroed();
+        key.ssl = identity.ssl;
+        key.opened_ns = identity.opened_ns;
+        key.tgid = identity.tgid;
+        let mut bytes = [0; size_of::<VerdictKey>()];
+        bytes.copy_from_slice(key.as_bytes());
+        self.verdicts.insert(bytes, verdict.wire(), 0).is_ok()
+    }
+
+    /// Every counter, summed over CPUs; `None` if they cannot be read.
+    pub(super) fn counters(&self) -> Option<Vec<u64>> {
+        let sum = |index: usize| {
+            let values = self.counters.get(&u32::try_from(index).ok()?, 0).ok()?;
+            Some(values.iter().sum())
+        };
+        (0..counter::COUNT).map(sum).collect()
+    }
+}
