@@ -12,6 +12,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -41,6 +42,8 @@ const ENDED_MAX: usize = 1024;
 const TOLD_MAX: usize = 16_384;
 /// Longest sleep of an idle shard.
 const IDLE: Duration = Duration::from_secs(1);
+/// How long a shard waits for a writer that takes nothing: a record is worth more than a chunk.
+const WRITER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What a shard drives; [`meter::pipeline::Pipeline`] in the product.
 pub trait Meter {
@@ -200,15 +203,14 @@ pub fn default_count() -> usize {
 }
 
 impl Shards {
-    /// Starts `count` threads; `make` builds the pipeline of each (again after a panic). Records go to `write`, which
-    /// must not block and says whether it took the record.
+    /// Starts `count` threads; `make` builds the pipeline of each (again after a panic). Records go to `writer`.
     ///
     /// # Errors
     /// A thread cannot be made.
     pub fn start<M: Meter + 'static>(
         count: usize,
         make: impl Fn(usize) -> M + Send + Sync + 'static,
-        write: impl Fn(Box<Record>) -> bool + Clone + Send + 'static,
+        writer: SyncSender<Box<Record>>,
         status: Arc<CaptureStatus>,
     ) -> anyhow::Result<Shards> {
         let make = Arc::new(make);
@@ -223,7 +225,7 @@ impl Shards {
                 sessions: Sessions::new(Arc::clone(&next_session), Arc::clone(&status)),
                 decisions: Arc::clone(&decisions),
                 told: HashSet::new(),
-                write: write.clone(),
+                writer: writer.clone(),
                 status: Arc::clone(&status),
             };
             let thread = std::thread::Builder::new()
@@ -300,16 +302,16 @@ fn hash(value: &impl std::hash::Hash) -> u64 {
     BuildHasherDefault::<DefaultHasher>::default().hash_one(value)
 }
 
-struct Shard<W> {
+struct Shard {
     mailbox: Mailbox<ToShard>,
     sessions: Sessions,
     decisions: DecisionSink,
     told: HashSet<(ProcessKey, Arc<str>)>,
-    write: W,
+    writer: SyncSender<Box<Record>>,
     status: Arc<CaptureStatus>,
 }
 
-impl<W: Fn(Box<Record>) -> bool> Shard<W> {
+impl Shard {
     fn run<M: Meter>(mut self, make: &dyn Fn() -> M) {
         let mut meter = make();
         let mut batch = Vec::new();
@@ -382,9 +384,7 @@ impl<W: Fn(Box<Record>) -> bool> Shard<W> {
                 Output::Record(record) => {
                     self.status.recorded(&record);
                     self.tell_host(&record);
-                    if !(self.write)(record) {
-                        self.status.lost(Loss::WriterFull, 1);
-                    }
+                    self.write(record);
                 }
                 Output::Verdict { session, verdict } => {
                     if let (Some(identity), Some(sink)) = (self.sessions.identity(session), self.decisions.get()) {
@@ -393,6 +393,23 @@ impl<W: Fn(Box<Record>) -> bool> Shard<W> {
                 }
                 Output::Lost { reason, bytes, .. } => self.status.unmetered(reason, bytes),
             }
+        }
+    }
+}
+
+impl Shard {
+    /// Waits a little for a writer that is behind; then the record is counted as lost.
+    fn write(&self, mut record: Box<Record>) {
+        let pause = Duration::from_millis(5);
+        let mut waited = Duration::ZERO;
+        loop {
+            match self.writer.try_send(record) {
+                Ok(()) => return,
+                Err(TrySendError::Full(back)) if waited < WRITER_PATIENCE => record = back,
+                Err(_) => return self.status.lost(Loss::WriterFull, 1),
+            }
+            std::thread::sleep(pause);
+            waited += pause;
         }
     }
 }
