@@ -1,0 +1,9 @@
+//! The real process on the real kernel: what it may do, what it sees, what it refuses, how it ends.
+//!
+//! Needs root and BPF; elsewhere each test says that it was skipped, and fails if `VENTURI_REQUIRE_KERNEL=1`.
+
+mod harness;
+mod life;
+mod tap;
+mod tls;
+mod verbs;
