@@ -1,18 +1,282 @@
 //! Multiplies reported token counts by unit prices.
 
-use super::Catalogue;
-use crate::exchange::Exchange;
-use crate::record::{Cost, CostKind};
+use super::catalogue::{Catalogue, Found};
+use super::format::{ModelPrices, Rate, UnitPrices};
+use crate::directory::Directory;
+use crate::exchange::{Exchange, Usage};
+use crate::money::PicoUsd;
+use crate::record::{Cost, CostKind, CostPart};
 use crate::time::UnixNanos;
 
-/// What `exchange`, begun at `at`, cost by `catalogue`. What the provider stated wins.
+/// What `exchange`, begun at `at`, cost by `catalogue`.
+///
+/// What the provider stated wins. Else the model of the response is priced, or that of the request if the response
+/// names none or one that is not known. Of assumptions the first is named.
 pub fn price(exchange: &Exchange, catalogue: &Catalogue, at: UnixNanos) -> Cost {
-    let _ = (exchange, at);
-    Cost {
+    let mut cost = Cost {
         amount: None,
         kind: CostKind::Unknown,
         catalogue_version: catalogue.version(),
         parts: Vec::new(),
-        reason: Some("unknown_model"),
+        reason: None,
+    };
+    if let Some(reported) = exchange.reported_cost {
+        return Cost { amount: Some(reported.0), kind: CostKind::ProviderReported, ..cost };
+    }
+    let mut notes = Notes::default();
+    match quote(exchange, catalogue, at, &mut notes) {
+        Ok((parts, amount)) => {
+            cost.kind = if notes.first.is_some() { CostKind::Estimated } else { CostKind::Computed };
+            (cost.amount, cost.parts, cost.reason) = (Some(amount), parts, notes.first);
+        }
+        Err(reason) => cost.reason = Some(reason),
+    }
+    cost
+}
+
+/// Assumptions made; the first one is kept.
+#[derive(Default)]
+struct Notes {
+    first: Option<&'static str>,
+}
+
+impl Notes {
+    fn add(&mut self, assumption: &'static str) {
+        self.first.get_or_insert(assumption);
+    }
+}
+
+fn quote(
+    exchange: &Exchange,
+    catalogue: &Catalogue,
+    at: UnixNanos,
+    notes: &mut Notes,
+) -> Result<(Vec<CostPart>, PicoUsd), &'static str> {
+    if !exchange.inference {
+        return Err("not_inference");
+    }
+    let Some(input) = exchange.usage.input else {
+        return Err(if exchange.status.is_some_and(|status| status >= 400) {
+            "error_response"
+        } else {
+            "unknown_usage"
+        });
+    };
+    let model = model_of(exchange, catalogue, notes)?;
+    let rate = rate_of(model, exchange, at, notes).ok_or("no_price_in_force")?;
+    let usage = &exchange.usage;
+    let cached = usage.cache_read.unwrap_or(0).saturating_add(usage.cache_creation.unwrap_or(0));
+    let total_input = input.max(cached);
+    if rate.limit.is_some_and(|limit| total_input > limit) {
+        return Err("disputed_price");
+    }
+    let prices = match rate.over.iter().rev().find(|tier| total_input > tier.tokens) {
+        Some(tier) => tier.prices.or(rate.prices),
+        None => rate.prices,
+    };
+    let mut parts = Parts::default();
+    charge_input(usage, input, &prices, &mut parts, notes)?;
+    charge_output(exchange, &prices, &mut parts, notes)?;
+    if let Some(searches) = usage.web_search_requests {
+        match prices.web_search_request {
+            Some(price) => parts.add("web_search_request", searches, price),
+            None if searches > 0 => notes.add("no_web_search_price"),
+            None => {}
+        }
+    }
+    if let Some(price) = prices.request {
+        parts.add("request", 1, price);
+    }
+    parts.total()
+}
+
+/// The entry that prices the exchange.
+fn model_of<'a>(
+    exchange: &Exchange,
+    catalogue: &'a Catalogue,
+    notes: &mut Notes,
+) -> Result<&'a ModelPrices, &'static str> {
+    let find = |model: &Option<Box<str>>| match model {
+        Some(model) => catalogue.find(&exchange.provider, model),
+        None => Found::Unknown,
+    };
+    match (find(&exchange.model), &exchange.requested_model) {
+        (Found::Prices(prices), _) => Ok(prices),
+        (Found::Disputed, _) => Err("disputed_price"),
+        (Found::Unknown, None) => Err("unknown_model"),
+        (Found::Unknown, requested) => match find(requested) {
+            Found::Prices(prices) => {
+                if exchange.model.is_some() {
+                    notes.add("priced_as_requested_model");
+                }
+                Ok(prices)
+            }
+            Found::Disputed => Err("disputed_price"),
+            Found::Unknown => Err("unknown_model"),
+        },
+    }
+}
+
+/// The rate in force for the exchange's region, tier and time. A tier or a batch without a price of its own is priced
+/// as standard, and says so.
+fn rate_of<'a>(
+    model: &'a ModelPrices,
+    exchange: &Exchange,
+    at: UnixNanos,
+    notes: &mut Notes,
+) -> Option<&'a Rate> {
+    let seconds = at.0 / 1_000_000_000;
+    let of_day = u32::try_from(seconds % 86_400).unwrap_or(0);
+    let in_force = |rate: &&Rate| {
+        rate.from.is_none_or(|from| seconds >= from)
+            && rate.to.is_none_or(|to| seconds < to)
+            && rate.daily.is_none_or(|(from, to)| match from <= to {
+                true => (from..to).contains(&of_day),
+                false => of_day >= from || of_day < to,
+            })
+    };
+    let tier = exchange.service_tier.as_deref().map(str::to_ascii_lowercase);
+    let batch = exchange.batch || tier.as_deref() == Some("batch");
+    let tier = tier.filter(|tier| !is_standard(tier));
+    let region = Directory::region_of(&exchange.host);
+    let pick = |tier: Option<&str>, batch: bool| {
+        let regions: [Option<&str>; 3] = [region, region.map(|_| "*"), None];
+        regions.into_iter().find_map(|region| {
+            let fits = |rate: &&Rate| {
+                rate.region.as_deref() == region && rate.tier.as_deref() == tier && rate.batch == batch
+            };
+            model.rates.iter().rev().find(|rate| fits(rate) && in_force(rate))
+        })
+    };
+    if let Some(rate) = pick(tier.as_deref(), batch) {
+        return Some(rate);
+    }
+    if batch {
+        notes.add("no_batch_price");
+    } else if tier.is_some() {
+        notes.add("no_tier_price");
+    }
+    pick(None, batch).or_else(|| pick(None, false))
+}
+
+/// Names by which providers call what is nothing special.
+fn is_standard(tier: &str) -> bool {
+    matches!(tier, "" | "default" | "standard" | "on_demand" | "auto" | "batch")
+}
+
+fn charge_input(
+    usage: &Usage,
+    input: u64,
+    prices: &UnitPrices,
+    parts: &mut Parts,
+    notes: &mut Notes,
+) -> Result<(), &'static str> {
+    let plain = prices.input.ok_or("no_input_price")?;
+    let cache_read = usage.cache_read.unwrap_or(0);
+    let written = usage.cache_creation.unwrap_or(0);
+    let cached = cache_read.saturating_add(written);
+    if cached > input {
+        notes.add("cache_exceeds_input");
+    }
+    let uncached = input.saturating_sub(cached);
+    // Of what was not cached, audio and images may have prices of their own.
+    let audio = usage.audio_input.unwrap_or(0).min(uncached);
+    let image = usage.image_input.unwrap_or(0).min(uncached - audio);
+    if cached > 0 && usage.audio_input.unwrap_or(0) > 0 && prices.audio_input.is_some() {
+        notes.add("cached_modality_unknown");
+    }
+    parts.add("input", uncached - audio - image, plain);
+    if audio > 0 && prices.audio_input.is_none() {
+        notes.add("no_audio_price");
+    }
+    parts.add("audio_input", audio, prices.audio_input.unwrap_or(plain));
+    parts.add("image_input", image, prices.image_input.unwrap_or(plain));
+    if cache_read > 0 && prices.cache_read.is_none() {
+        notes.add("no_cache_price");
+    }
+    parts.add("cache_read", cache_read, prices.cache_read.unwrap_or(plain));
+    charge_cache_writes(usage, written, plain, prices, parts, notes);
+    Ok(())
+}
+
+fn charge_cache_writes(
+    usage: &Usage,
+    written: u64,
+    plain: u64,
+    prices: &UnitPrices,
+    parts: &mut Parts,
+    notes: &mut Notes,
+) {
+    let hour = usage.cache_creation_1h.unwrap_or(0).min(written);
+    let minutes = written - hour;
+    let split = usage.cache_creation_5m.is_some() || usage.cache_creation_1h.is_some();
+    let stated = usage.cache_creation_5m.unwrap_or(0).saturating_add(usage.cache_creation_1h.unwrap_or(0));
+    if split && stated != written {
+        // A lifetime that is not stated is the shorter one.
+        notes.add("cache_lifetime_unknown");
+    }
+    if (minutes > 0 && prices.cache_write_5m.is_none()) || (hour > 0 && prices.cache_write_1h.is_none()) {
+        notes.add("no_cache_write_price");
+    }
+    let short = prices.cache_write_5m.unwrap_or(plain);
+    parts.add("cache_write_5m", minutes, short);
+    parts.add("cache_write_1h", hour, prices.cache_write_1h.unwrap_or(short));
+}
+
+fn charge_output(
+    exchange: &Exchange,
+    prices: &UnitPrices,
+    parts: &mut Parts,
+    notes: &mut Notes,
+) -> Result<(), &'static str> {
+    let usage = &exchange.usage;
+    let Some(output) = usage.output else {
+        // Embeddings have no output; of everything else it is missing.
+        return if exchange.operation == "embeddings" || prices.output.is_none() {
+            Ok(())
+        } else {
+            Err("unknown_usage")
+        };
+    };
+    if output == 0 {
+        return Ok(());
+    }
+    let plain = prices.output.ok_or("no_output_price")?;
+    let audio = usage.audio_output.unwrap_or(0).min(output);
+    let image = usage.image_output.unwrap_or(0).min(output - audio);
+    let mut text = output - audio - image;
+    if let Some(price) = prices.reasoning {
+        let reasoning = usage.reasoning.unwrap_or(0).min(text);
+        text -= reasoning;
+        parts.add("reasoning", reasoning, price);
+    }
+    if (audio > 0 && prices.audio_output.is_none()) || (image > 0 && prices.image_output.is_none()) {
+        notes.add("no_modality_price");
+    }
+    parts.add("output", text, plain);
+    parts.add("audio_output", audio, prices.audio_output.unwrap_or(plain));
+    parts.add("image_output", image, prices.image_output.unwrap_or(plain));
+    Ok(())
+}
+
+/// What is charged; classes without tokens are left out.
+#[derive(Default)]
+struct Parts {
+    list: Vec<CostPart>,
+}
+
+impl Parts {
+    fn add(&mut self, class: &'static str, tokens: u64, price: u64) {
+        if tokens > 0 {
+            self.list.push(CostPart { class, tokens, price: PicoUsd(u128::from(price)) });
+        }
+    }
+
+    fn total(self) -> Result<(Vec<CostPart>, PicoUsd), &'static str> {
+        let add = |sum: PicoUsd, part: &CostPart| sum.plus(part.price.times(part.tokens)?);
+        match self.list.iter().try_fold(PicoUsd(0), add) {
+            Some(amount) => Ok((self.list, amount)),
+            None => Err("amount_overflow"),
+        }
     }
 }
