@@ -136,8 +136,8 @@ fn closed(record: u64, socket: u64) {
         None => lose(Counter::LostEventsRingFull, 1),
         Some(mut entry) => {
             let out = entry.as_mut_ptr();
-            let has_bytes = setting!(tcp_bytes_sent) != OFFSET_UNKNOWN
-                && setting!(tcp_bytes_received) != OFFSET_UNKNOWN;
+            let has_bytes =
+                setting!(tcp_bytes_sent) != OFFSET_UNKNOWN && setting!(tcp_bytes_received) != OFFSET_UNKNOWN;
             // SAFETY: `out` is the reserved record; every field is written before it is submitted.
             unsafe {
                 (*out).head = head::<Closed>(Kind::Closed);
@@ -179,7 +179,7 @@ fn read_tuple(record: u64, family: u32, tuple: &mut Tuple) {
 
 /// `::ffff:a.b.c.d` from the four bytes as they are in memory.
 #[inline(always)]
-pub(crate) fn mapped(v4: u32) -> [u8; 16] {
+fn mapped(v4: u32) -> [u8; 16] {
     let [a, b, c, d] = v4.to_ne_bytes();
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, a, b, c, d]
 }
@@ -189,7 +189,11 @@ fn address(record: u64, offset: u32, out: &mut [u8; 16]) {
     if offset != OFFSET_UNKNOWN {
         // SAFETY: the helper checks the address and writes 16 bytes.
         unsafe {
-            bpf_probe_read_kernel(out.as_mut_ptr().cast(), 16, record.wrapping_add(u64::from(offset)) as *const _)
+            bpf_probe_read_kernel(
+                out.as_mut_ptr().cast(),
+                16,
+                record.wrapping_add(u64::from(offset)) as *const _,
+            )
         };
     }
 }
@@ -200,7 +204,11 @@ fn short(record: u64, offset: u32) -> u16 {
     if offset != OFFSET_UNKNOWN {
         // SAFETY: the helper checks the address and writes 2 bytes.
         unsafe {
-            bpf_probe_read_kernel((&raw mut value).cast(), 2, record.wrapping_add(u64::from(offset)) as *const _)
+            bpf_probe_read_kernel(
+                (&raw mut value).cast(),
+                2,
+                record.wrapping_add(u64::from(offset)) as *const _,
+            )
         };
     }
     value

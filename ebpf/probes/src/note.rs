@@ -57,5 +57,6 @@ unsafe fn add(slot: *mut u64, by: u64) {
 #[cfg(not(target_arch = "bpf"))]
 unsafe fn add(slot: *mut u64, by: u64) {
     // SAFETY: the caller passes a map value.
-    unsafe { core::sync::atomic::AtomicU64::from_ptr(slot) }.fetch_add(by, core::sync::atomic::Ordering::Relaxed);
+    unsafe { core::sync::atomic::AtomicU64::from_ptr(slot) }
+        .fetch_add(by, core::sync::atomic::Ordering::Relaxed);
 }

@@ -11,7 +11,6 @@ use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::{ProbeContext, RetProbeContext};
 
-use crate::flow::mapped;
 use crate::maps::{EVENTS, HOSTS, LOOKUPS, LookupCall, is_self};
 use crate::note::{count, lose};
 use crate::process::head;
@@ -133,15 +132,14 @@ pub(crate) unsafe fn is_provider(name: *const [u8; NAME_MAX], len: u32) -> bool 
 
 /// Walks the answer; an address that repeats the one before is the same for another socket type.
 ///
-/// The number found is kept in the record only: from there it is any number to the verifier, which then need not
-/// walk every combination of nodes and addresses.
+/// The number found and the addresses are kept in the record only: from there they are any bytes to the verifier,
+/// which then need not walk every combination of nodes and families.
 ///
 /// # Safety
 /// `out` points to a reserved record whose `address_count` is 0.
 #[inline(always)]
 unsafe fn read_addresses(out: *mut Lookup, result: u64) {
     let mut next = user_long(result);
-    let mut last = (0u64, 0u64);
     let mut nodes = 0;
     while nodes < NODES_MAX && next != 0 {
         nodes += 1;
@@ -164,38 +162,47 @@ unsafe fn read_addresses(out: *mut Lookup, result: u64) {
             break;
         }
         next = info.next;
-        let address = match info.family {
-            AF_INET => v4(info.addr),
-            AF_INET6 => (user_long(info.addr.wrapping_add(8)), user_long(info.addr.wrapping_add(16))),
-            _ => continue,
-        };
-        if address == last {
-            continue;
-        }
-        last = address;
-        // SAFETY: the caller's record; the index is below the array's length.
+        // SAFETY: the caller's record; both indices are below the array's length.
         unsafe {
             let found = (&raw const (*out).address_count).read_volatile() as usize;
             if found >= LOOKUP_ADDRESSES_MAX {
                 break;
             }
-            let slot = (&raw mut (*out).addresses).cast::<[u64; 2]>().add(found);
-            slot.write_unaligned([address.0, address.1]);
+            let addresses = (&raw mut (*out).addresses).cast::<[u64; 2]>();
+            let slot = addresses.add(found);
+            if !read_address(slot, info.family, info.addr) {
+                continue;
+            }
+            if found > 0 {
+                let before = addresses.add(found - 1);
+                if before.read_volatile() == slot.read_volatile() {
+                    continue;
+                }
+            }
             (&raw mut (*out).address_count).write_volatile(found as u32 + 1);
         }
     }
 }
 
-/// The address of a `sockaddr_in`, mapped, as two words of memory.
+/// Copies the address of a `sockaddr_in` (mapped) or `sockaddr_in6`.
+///
+/// # Safety
+/// `slot` points to 16 writable bytes of a reserved record.
 #[inline(always)]
-fn v4(sockaddr: u64) -> (u64, u64) {
-    let [_, _, _, _, a, b, c, d] = user_long(sockaddr).to_ne_bytes();
-    let bytes = mapped(u32::from_ne_bytes([a, b, c, d]));
-    let [b0, b1, b2, b3, b4, b5, b6, b7, b8, b9, b10, b11, b12, b13, b14, b15] = bytes;
-    (
-        u64::from_ne_bytes([b0, b1, b2, b3, b4, b5, b6, b7]),
-        u64::from_ne_bytes([b8, b9, b10, b11, b12, b13, b14, b15]),
-    )
+unsafe fn read_address(slot: *mut [u64; 2], family: i32, sockaddr: u64) -> bool {
+    let to = slot.cast::<u8>();
+    // SAFETY: the caller's 16 bytes; the helper checks the address.
+    let failed = unsafe {
+        match family {
+            AF_INET => {
+                slot.write([0, u64::from_ne_bytes([0, 0, 0xff, 0xff, 0, 0, 0, 0])]);
+                bpf_probe_read_user(to.add(12).cast(), 4, sockaddr.wrapping_add(4) as *const _)
+            }
+            AF_INET6 => bpf_probe_read_user(to.cast(), 16, sockaddr.wrapping_add(8) as *const _),
+            _ => return false,
+        }
+    };
+    failed == 0
 }
 
 /// Reads 8 bytes of the process, 0 if they cannot be read.

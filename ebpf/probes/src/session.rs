@@ -160,11 +160,11 @@ fn named(key: &SessionKey, verdict: Verdict) -> u64 {
 /// final.
 #[inline(always)]
 pub(crate) fn judge(key: &SessionKey, state: &mut SessionState) -> u32 {
-    if state.verdict != Verdict::NotAi.wire() {
-        if let Some(decided) = VERDICTS.get_ptr(&verdict_key(key, state.opened_ns)) {
-            // SAFETY: `decided` points into the map.
-            state.verdict = unsafe { *decided };
-        }
+    if state.verdict != Verdict::NotAi.wire()
+        && let Some(decided) = VERDICTS.get_ptr(&verdict_key(key, state.opened_ns))
+    {
+        // SAFETY: `decided` points into the map.
+        state.verdict = unsafe { *decided };
     }
     state.verdict
 }

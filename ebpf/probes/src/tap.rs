@@ -43,20 +43,11 @@ fn look(ctx: &SkBuffContext) -> Option<()> {
     if !matches!(protocol, ETH_P_IP | ETH_P_IPV6) {
         return None;
     }
-    let mut tuple = Tuple {
-        local: [0; 16],
-        remote: [0; 16],
-        local_port: 0,
-        remote_port: 0,
-        protocol: 0,
-        reserved: 0,
-    };
+    let mut tuple =
+        Tuple { local: [0; 16], remote: [0; 16], local_port: 0, remote_port: 0, protocol: 0, reserved: 0 };
     let network = network_offset(ctx, protocol)?;
-    let (transport, end) = if protocol == ETH_P_IP {
-        ipv4(ctx, network, &mut tuple)?
-    } else {
-        ipv6(ctx, network, &mut tuple)?
-    };
+    let (transport, end) =
+        if protocol == ETH_P_IP { ipv4(ctx, network, &mut tuple)? } else { ipv6(ctx, network, &mut tuple)? };
     let ports: [u8; 4] = load(ctx, transport)?;
     tuple.local_port = u16::from_be_bytes([ports[0], ports[1]]);
     tuple.remote_port = u16::from_be_bytes([ports[2], ports[3]]);
@@ -179,7 +170,6 @@ fn emit(ctx: &SkBuffContext, ifindex: u32, kind: PacketKind, tuple: &Tuple, payl
 fn load<const N: usize>(ctx: &SkBuffContext, at: u32) -> Option<[u8; N]> {
     let mut bytes = [0; N];
     // SAFETY: the helper checks the range and writes `N` bytes.
-    let failed =
-        unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
+    let failed = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), at, bytes.as_mut_ptr().cast(), N as u32) };
     if failed == 0 { Some(bytes) } else { None }
 }

@@ -270,7 +270,11 @@ fn emit<const CLASS: usize>(
     let out = record.as_mut_ptr();
     // SAFETY: `out` is the reserved record; the helper checks the address and writes `len` bytes, at most `CLASS`.
     let failed = unsafe {
-        bpf_probe_read_user((&raw mut (*out).payload).cast(), len as u32, call.buffer.wrapping_add(at) as *const _)
+        bpf_probe_read_user(
+            (&raw mut (*out).payload).cast(),
+            len as u32,
+            call.buffer.wrapping_add(at) as *const _,
+        )
     };
     if failed != 0 {
         record.discard(0);

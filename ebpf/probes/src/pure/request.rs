@@ -6,9 +6,8 @@ pub(crate) const PEEK: usize = 16;
 /// An HTTP/1.x method and a space, the HTTP/2 preface, or an HTTP/2 HEADERS frame on a client's stream.
 #[inline(always)]
 pub(crate) fn looks_like_request(start: &[u8; PEEK]) -> bool {
-    let word = u64::from_le_bytes([
-        start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7],
-    ]);
+    let word =
+        u64::from_le_bytes([start[0], start[1], start[2], start[3], start[4], start[5], start[6], start[7]]);
     is(word, b"GET \0\0\0\0", 4)
         || is(word, b"POST \0\0\0", 5)
         || is(word, b"PUT \0\0\0\0", 4)
