@@ -5,6 +5,7 @@
 //! `degraded`. Payload never reaches a log; identifiers go into fields.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal as _;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi::attacher::Limit;
@@ -25,7 +26,9 @@ pub fn log_to_stderr(log: Log) {
         // Our own crates at the level asked for; libraries only when something is wrong.
         EnvFilter::new(format!("warn,host={0},store={0},meter={0},venturid={0}", log.level))
     });
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // Colour only where a person looks and did not ask for none (https://no-color.org).
+    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let format = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // Fails only if a subscriber is set already, as in tests.
     let _ = if log.json { format.json().try_init() } else { format.with_target(false).try_init() };
 }
