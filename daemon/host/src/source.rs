@@ -5,7 +5,7 @@
 //! confinement and makes the threads.
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -16,13 +16,18 @@ use tokio::sync::Notify;
 
 use crate::Options;
 use crate::capture::attacher_client::{self, Attacher, AttacherConfig, AttacherHandle, Greeting};
+use crate::capture::inventory::{Inventory, inventory};
+use crate::capture::shell::KernelFacts;
 use crate::capture::status::CaptureStatus;
+use crate::capture::{Capture, CaptureConfig};
 use crate::config::Config;
 use crate::metering;
 use crate::privileges::{self, Identity};
 use crate::shards::{self, Shards};
 use crate::telemetry::{CaptureMode, Degradation};
 
+/// Where processes are read.
+const PROC: &str = "/proc";
 /// How long loading the programs may take: the verifier needs a second on a busy machine.
 const HELLO_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a stop waits for the attacher, which has detaching to do that nobody needs to see.
@@ -31,13 +36,20 @@ const ATTACHER_GRACE: Duration = Duration::from_millis(200);
 /// Where events come from, before the confinement.
 pub(crate) enum Source {
     /// Programs are loaded and tracepoints attached.
-    Live(Box<(AttacherHandle, Greeting)>),
+    Live(Box<Live>),
     /// The attacher said why it loaded nothing, and has ended.
     Refused(Box<(AttacherHandle, Greeting)>),
     /// A recorded capture.
     Replay(Option<PathBuf>),
     /// The attacher could not even be started.
     Off(String),
+}
+
+/// A loaded attacher, and what was there before it.
+pub(crate) struct Live {
+    handle: AttacherHandle,
+    greeting: Greeting,
+    inventory: Inventory,
 }
 
 /// Starts the attacher, unless a recorded capture is wanted.
@@ -51,7 +63,11 @@ pub(crate) fn open(options: &Options, config: &Config) -> Source {
     };
     let attacher = AttacherConfig { binary, arguments: arguments(config), hello_timeout: HELLO_TIMEOUT };
     match attacher_client::spawn(&attacher) {
-        Ok((handle, greeting)) if greeting.armed() => Source::Live(Box::new((handle, greeting))),
+        Ok((handle, greeting)) if greeting.armed() => {
+            // After the tracepoints are attached, so that nothing falls between the two.
+            let inventory = inventory(Path::new(PROC));
+            Source::Live(Box::new(Live { handle, greeting, inventory }))
+        }
         Ok(refused) => Source::Refused(Box::new(refused)),
         Err(error) => Source::Off(format!("{error:#}")),
     }
@@ -104,14 +120,13 @@ impl Source {
     /// Starts shards and capture.
     pub(crate) fn start(
         self,
-        _config: &Config,
+        config: &Config,
         metering: &metering::Shared,
         records: SyncSender<Box<Record>>,
     ) -> anyhow::Result<Running> {
         let status = CaptureStatus::new();
         let lost = Arc::new(Notify::new());
-        let mut running =
-            Running { status: Arc::clone(&status), lost: Arc::clone(&lost), shards: None, attacher: None };
+        let mut running = Running { status: Arc::clone(&status), lost: Arc::clone(&lost), live: None };
         match self {
             Source::Off(why) => tracing::warn!(why, "nothing is captured"),
             Source::Refused(refused) => {
@@ -121,10 +136,9 @@ impl Source {
             }
             Source::Replay(file) => tracing::info!(?file, "serving a recorded capture"),
             Source::Live(live) => {
-                let (handle, greeting) = *live;
-                status.greeted(&greeting.hello, handle.pid());
-                let metering = metering.clone();
-                let make = move |shard| metering.pipeline(shard);
+                let Live { handle, greeting, inventory } = *live;
+                let pipelines = metering.clone();
+                let make = move |shard| pipelines.pipeline(shard);
                 let shards = Shards::start(shards::default_count(), make, records, Arc::clone(&status))?;
                 let on_lost = {
                     let (status, lost) = (Arc::clone(&status), Arc::clone(&lost));
@@ -133,8 +147,18 @@ impl Source {
                         lost.notify_one();
                     }
                 };
-                running.attacher = Some(Attacher::start(handle, on_lost)?);
-                running.shards = Some(shards);
+                let attacher = Attacher::start(handle, on_lost)?;
+                let settings = CaptureConfig {
+                    settings: config.capture.clone(),
+                    proc_root: PROC.into(),
+                    sys_root: "/sys".into(),
+                };
+                let identify = Box::new(KernelFacts);
+                let directory = metering.directory();
+                let capture = Capture::start(
+                    greeting, attacher, inventory, &settings, directory, identify, &shards, Arc::clone(&status),
+                )?;
+                running.live = Some((capture, shards));
             }
         }
         Ok(running)
@@ -145,8 +169,7 @@ impl Source {
 pub(crate) struct Running {
     status: Arc<CaptureStatus>,
     lost: Arc<Notify>,
-    shards: Option<Shards>,
-    attacher: Option<Attacher>,
+    live: Option<(Capture, Shards)>,
 }
 
 impl Running {
@@ -161,12 +184,10 @@ impl Running {
 
     /// Ends capture and drains the shards; afterwards nobody holds the sender of records.
     pub(crate) fn stop(self, _deadline: Instant) -> bool {
-        let Running { shards, attacher, .. } = self;
-        if let Some(attacher) = attacher {
-            attacher.close(ATTACHER_GRACE);
-        }
-        if let Some(shards) = shards {
+        if let Some((capture, shards)) = self.live {
+            let attacher = capture.stop();
             shards.stop();
+            attacher.close(ATTACHER_GRACE);
         }
         true
     }
