@@ -62,7 +62,8 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
         }
     }
     let mut command = shell::cargo();
-    command.args(["test", "--profile", Profile::Ci.name(), "--no-fail-fast"]);
+    // All targets: everything but documentation examples, of which there are none.
+    command.args(["test", "--profile", Profile::Ci.name(), "--no-fail-fast", "--all-targets"]);
     match args.ring {
         Ring::Pure => packages(&mut command, PURE),
         Ring::Process => packages(&mut command, PROCESS),
