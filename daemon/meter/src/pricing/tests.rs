@@ -1,6 +1,6 @@
 //! Attacks on a catalogue, and amounts computed by hand.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
@@ -72,8 +72,10 @@ const PROVIDERS: &str = r#"
  {"model":"ds","match":[{"exact":"ds"}],"confidence":"single",
   "rates":[{"prices":{"input":10,"output":20}},{"daily":[82800,3600],"prices":{"input":5,"output":9}}]}]}"#;
 
-fn catalogue() -> Catalogue {
-    verify(text("7", PROVIDERS).as_bytes(), None).unwrap()
+fn catalogue() -> &'static Catalogue {
+    static MADE: LazyLock<Catalogue> =
+        LazyLock::new(|| verify(text("7", PROVIDERS).as_bytes(), None).unwrap());
+    &MADE
 }
 
 fn exchange(provider: &str, model: &str, usage: Usage) -> Exchange {
@@ -123,7 +125,7 @@ fn render(cost: &Cost) -> String {
 }
 
 fn check(exchange: &Exchange, expected: &str) {
-    let cost = price(exchange, &catalogue(), NOW);
+    let cost = price(exchange, catalogue(), NOW);
     assert_eq!(render(&cost), expected, "{exchange:?}");
     assert_eq!(cost.catalogue_version, 7);
 }
@@ -215,10 +217,10 @@ fn tiers_batches_regions_and_times_have_prices() {
     let day = |seconds: u64| UnixNanos((ISSUED / 86_400 * 86_400 + seconds) * 1_000_000_000);
     let cheap = exchange("deepseek", "ds", usage(1, 1));
     for (seconds, expected) in [(82_799, 30), (82_800, 14), (0, 14), (3_599, 14), (3_600, 30)] {
-        assert_eq!(price(&cheap, &catalogue(), day(seconds)).amount, Some(PicoUsd(expected)), "{seconds}");
+        assert_eq!(price(&cheap, catalogue(), day(seconds)).amount, Some(PicoUsd(expected)), "{seconds}");
     }
     let old = exchange("openai", "gpt-x", usage(1, 0));
-    let before = price(&old, &catalogue(), UnixNanos(1_699_999_999_999_999_999)).amount;
+    let before = price(&old, catalogue(), UnixNanos(1_699_999_999_999_999_999)).amount;
     assert_eq!(before, Some(PicoUsd(9_000_000)), "prices of that time");
 }
 
@@ -488,7 +490,7 @@ const MODELS: [(&str, &str); 5] = [
 proptest! {
     #[test]
     fn the_amount_is_the_sum_of_its_parts(usage in any_usage(), model in proptest::sample::select(&MODELS[..])) {
-        let cost = price(&exchange(model.0, model.1, usage), &catalogue(), NOW);
+        let cost = price(&exchange(model.0, model.1, usage), catalogue(), NOW);
         prop_assert_eq!(cost.amount.is_none(), cost.kind == CostKind::Unknown);
         prop_assert_eq!(cost.reason.is_none(), cost.kind == CostKind::Computed);
         let Some(amount) = cost.amount else { return Ok(()) };
@@ -506,12 +508,12 @@ proptest! {
 
     #[test]
     fn more_tokens_never_cost_less(usage in any_usage(), more in 1_u64..1_000_000, model in proptest::sample::select(&MODELS[..])) {
-        let before = price(&exchange(model.0, model.1, usage), &catalogue(), NOW).amount;
+        let before = price(&exchange(model.0, model.1, usage), catalogue(), NOW).amount;
         let longer = Usage { output: usage.output.map(|output| output.saturating_add(more)), ..usage };
-        prop_assert!(price(&exchange(model.0, model.1, longer), &catalogue(), NOW).amount >= before);
+        prop_assert!(price(&exchange(model.0, model.1, longer), catalogue(), NOW).amount >= before);
         let wider = Usage { input: usage.input.map(|input| input.saturating_add(more)), ..usage };
         // Audio is capped by what is left of the input; more of it may turn into plain tokens, never into fewer.
-        prop_assert!(price(&exchange(model.0, model.1, wider), &catalogue(), NOW).amount >= before);
+        prop_assert!(price(&exchange(model.0, model.1, wider), catalogue(), NOW).amount >= before);
     }
 
     #[test]
