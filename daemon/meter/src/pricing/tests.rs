@@ -406,7 +406,7 @@ fn an_expired_catalogue_still_prices_and_says_so() {
     assert_eq!(catalogue.state(catalogue.expires_at()), PriceState::Current);
     let later = UnixNanos(catalogue.expires_at().0 + 1);
     assert_eq!(catalogue.state(later), PriceState::Stale);
-    assert!(price(&exchange("openai", "gpt-x", usage(1, 1)), &catalogue, later).amount.is_some());
+    assert!(price(&exchange("openai", "gpt-x", usage(1, 1)), catalogue, later).amount.is_some());
 }
 
 #[test]
