@@ -65,7 +65,8 @@ fn check() -> anyhow::Result<()> {
     let Some(recorded) = recorded() else {
         bail!("ebpf/objects/manifest.json cannot be read: {}", freshness::REMEDY)
     };
-    let required = std::env::var_os("VENTURI_REQUIRE_KERNEL").is_some_and(|value| value == "1");
+    let required = std::env::var_os("VENTURI_REQUIRE_KERNEL").is_some_and(|value| value == "1")
+        || (crate::node::is_ci() && crate::node::is_root());
     let toolchain = match toolchain::find(Some(recorded.compiler()), required) {
         Ok(toolchain) => toolchain,
         Err(err) if !required => {

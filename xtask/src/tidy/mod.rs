@@ -31,6 +31,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let mut findings = layers::check()?;
     findings.extend(sources::check(&sources));
     findings.extend(docs::check(&sources, &crate::subcommands()));
+    findings.extend(crate::probes::verify_fresh().err().map(|err| format!("{err:#}")));
     for finding in &findings {
         eprintln!("tidy: {finding}");
     }
