@@ -19,6 +19,8 @@ pub struct Decoder {
     /// The coding applied last comes first.
     stages: Vec<Stage>,
     broken: Option<Reason>,
+    taken: u64,
+    given: u64,
 }
 
 impl Decoder {
@@ -53,7 +55,22 @@ impl Decoder {
         if let Some(reason) = self.broken {
             return Err(reason);
         }
-        run(&mut self.stages, bytes, out).inspect_err(|reason| self.broken = Some(*reason))
+        if self.stages.is_empty() {
+            out(bytes);
+            return Ok(());
+        }
+        // Stacked codings multiply: only the whole way tells a bomb.
+        self.taken = self.taken.saturating_add(bytes.len() as u64);
+        let (taken, given) = (self.taken, &mut self.given);
+        let result = run(&mut self.stages, bytes, &mut |part| {
+            *given = given.saturating_add(part.len() as u64);
+            if *given > EXPANSION_FLOOR && *given / EXPANSION_RATIO_MAX > taken {
+                return Err(Reason::LimitReached);
+            }
+            out(part);
+            Ok(())
+        });
+        result.inspect_err(|reason| self.broken = Some(*reason))
     }
 
     /// Bytes are missing here: whether decoding can go on after them.
@@ -65,26 +82,29 @@ impl Decoder {
     }
 }
 
-fn run(stages: &mut [Stage], bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
-    let Some((stage, later)) = stages.split_first_mut() else {
-        out(bytes);
-        return Ok(());
-    };
+/// Takes decoded bytes, or says why it wants no more.
+type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Reason>;
+
+fn run(stages: &mut [Stage], bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
+    let Some((stage, later)) = stages.split_first_mut() else { return out(bytes) };
     stage.push(bytes, &mut |part| run(later, part, out))
 }
 
 /// One coding.
 struct Stage {
     coding: Coding,
-    taken: u64,
-    given: u64,
     _lease: Lease,
 }
 
 impl std::fmt::Debug for Stage {
-    /// Counts only: the window holds the body.
+    /// Its name only: the window holds the body.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Stage").field("taken", &self.taken).field("given", &self.given).finish_non_exhaustive()
+        f.write_str(match self.coding {
+            Coding::Gzip(_) => "gzip",
+            Coding::Deflate(_) => "deflate",
+            Coding::Brotli(..) => "br",
+            Coding::Zstd(_) => "zstd",
+        })
     }
 }
 
@@ -114,19 +134,14 @@ impl Stage {
             return Err(Reason::Undecodable);
         };
         let lease = lease.ok_or(Reason::LimitReached)?;
-        Ok(Stage { coding, taken: 0, given: 0, _lease: lease })
+        Ok(Stage { coding, _lease: lease })
     }
 
-    fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8]) -> Result<(), Reason>) -> Result<(), Reason> {
+    fn push(&mut self, mut bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
         let mut buffer = [0; DECODE_BUFFER];
         loop {
             let (used, made) = self.coding.step(bytes, &mut buffer)?;
             bytes = bytes.get(used..).unwrap_or_default();
-            self.taken = self.taken.saturating_add(used as u64);
-            self.given = self.given.saturating_add(made as u64);
-            if self.given > EXPANSION_FLOOR && self.given / EXPANSION_RATIO_MAX > self.taken {
-                return Err(Reason::LimitReached);
-            }
             if made > 0 {
                 out(buffer.get(..made).unwrap_or_default())?;
             }

@@ -1,0 +1,263 @@
+//! What the dialects read, as a table: answers made by us in the providers' formats.
+
+use std::io::Write;
+
+use meter::exchange::{Exchange, Reason};
+
+use crate::harness::{answer, call, chunked, tokens};
+
+struct Case {
+    name: &'static str,
+    host: &'static str,
+    target: &'static str,
+    body: &'static str,
+    status: u16,
+    fields: &'static str,
+    answer: &'static str,
+    /// `operation model tokens reason`
+    expected: &'static str,
+}
+
+const CHAT: Case = Case {
+    name: "",
+    host: "api.openai.com",
+    target: "/v1/chat/completions",
+    body: "{\"model\":\"asked\"}",
+    status: 200,
+    fields: "Content-Type: application/json\r\n",
+    answer: "",
+    expected: "",
+};
+const RESPONSES: Case = Case { target: "/v1/responses", ..CHAT };
+const MESSAGES: Case = Case { host: "api.anthropic.com", target: "/v1/messages?beta=true", ..CHAT };
+const SSE: &str = "Content-Type: text/event-stream\r\n";
+
+const CASES: &[Case] = &[
+    Case {
+        name: "chat",
+        answer: r#"{"id":"c","model":"served","choices":[{"message":{"content":"a","tool_calls":[{"function":{"name":"t"}}]},"finish_reason":"stop"}],"service_tier":"default","usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":15,"prompt_tokens_details":{"cached_tokens":4,"audio_tokens":0},"completion_tokens_details":{"reasoning_tokens":2}}}"#,
+        expected: "chat served 10,5,4,-,2 ok",
+        ..CHAT
+    },
+    Case {
+        name: "usage as floats and text, duplicate keys, nulls",
+        answer: r#" [ ] {"usage":{"prompt_tokens":1},"model":"served","usage":{"prompt_tokens":10.0,"completion_tokens":"5","total_tokens":1.5e1,"prompt_tokens":11,"prompt_tokens":null}}"#,
+        expected: "chat served 11,5,-,-,- ok",
+        ..CHAT
+    },
+    Case {
+        name: "reasoning on top, by the provider's own total",
+        host: "api.x.ai",
+        answer: r#"{"model":"served","usage":{"prompt_tokens":10,"completion_tokens":5,"total_tokens":35,"completion_tokens_details":{"reasoning_tokens":20}}}"#,
+        expected: "chat served 10,25,-,-,20 ok",
+        ..CHAT
+    },
+    Case {
+        name: "a stream whose usage was not asked for",
+        body: r#"{"model":"asked","stream":true}"#,
+        fields: SSE,
+        answer: "data: {\"model\":\"served\",\"choices\":[{\"delta\":{\"content\":\"x\"}}]}\n\ndata: [DONE]\n\n",
+        expected: "chat served -,-,-,-,- stream_usage_not_requested",
+        ..CHAT
+    },
+    Case {
+        name: "usage in every chunk: the last counts; no [DONE]",
+        host: "api.perplexity.ai",
+        target: "/chat/completions",
+        fields: SSE,
+        answer: "data: {\"model\":\"served\",\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":1,\"reasoning_tokens\":1}}\r\n\r\ndata: {\"model\":\"served\",\"usage\":{\"prompt_tokens\":1,\"completion_tokens\":9}}\r\n\r\n",
+        expected: "chat served 1,9,-,-,- ok",
+        ..CHAT
+    },
+    Case {
+        name: "the same usage twice",
+        host: "api.groq.com",
+        target: "/openai/v1/chat/completions",
+        fields: SSE,
+        answer: "data: {\"model\":\"served\",\"x_groq\":{\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":7,\"completion_tokens\":2}}\n\ndata: [DONE]\n\n",
+        expected: "chat served 7,2,-,-,- ok",
+        ..CHAT
+    },
+    Case {
+        name: "events under application/json, comments, no last blank line",
+        answer: ": PROCESSING\n\ndata:{\"model\":\"served\"}\n\n: x\ndata: {\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}",
+        expected: "chat served 3,4,-,-,- ok",
+        ..CHAT
+    },
+    Case {
+        name: "an error under text/event-stream",
+        status: 404,
+        fields: SSE,
+        answer: r#"{"error":{"message":"secret words","type":"invalid_request_error","code":"model_not_found"}}"#,
+        expected: "chat - -,-,-,-,- not_reported",
+        ..CHAT
+    },
+    Case {
+        name: "deployment in the path",
+        host: "res.openai.azure.com",
+        target: "//openai/deployments/my%2Dgpt/chat/completions?api-version=1",
+        body: "{}",
+        fields: SSE,
+        answer: "data: {\"choices\":[],\"model\":\"\",\"prompt_filter_results\":[]}\n\ndata: {\"model\":\"served\",\"choices\":[{}],\"usage\":null}\n\ndata: {\"choices\":[],\"usage\":{\"prompt_tokens\":3,\"completion_tokens\":4}}\n\ndata: [DONE]\n\n",
+        expected: "chat served 3,4,-,-,- ok",
+        ..CHAT
+    },
+    Case {
+        name: "responses",
+        answer: r#"{"id":"r","status":"completed","model":"served","output":[{"type":"function_call","name":"t"}],"usage":{"input_tokens":10,"input_tokens_details":{"cached_tokens":3,"cache_write_tokens":2},"output_tokens":5,"output_tokens_details":{"reasoning_tokens":4},"total_tokens":15}}"#,
+        expected: "chat served 10,5,3,2,4 ok",
+        ..RESPONSES
+    },
+    Case {
+        name: "responses, streamed",
+        fields: SSE,
+        answer: "event: response.created\ndata: {\"type\":\"response.created\",\"response\":{\"model\":\"served\",\"status\":\"in_progress\",\"usage\":null}}\n\nevent: response.output_text.delta\ndata: {\"type\":\"response.output_text.delta\",\"delta\":\"x\"}\n\nevent: response.completed\ndata: {\"type\":\"response.completed\",\"response\":{\"model\":\"served\",\"status\":\"completed\",\"usage\":{\"input_tokens\":1,\"output_tokens\":2}}}\n\n",
+        expected: "chat served 1,2,-,-,- ok",
+        ..RESPONSES
+    },
+    Case {
+        name: "counting tokens is no inference",
+        target: "/v1/responses/input_tokens",
+        answer: r#"{"input_tokens":10,"usage":{"input_tokens":10}}"#,
+        expected: "count_tokens - -,-,-,-,- not_inference",
+        ..CHAT
+    },
+    Case {
+        name: "messages",
+        answer: r#"{"model":"served","type":"message","content":[{"type":"tool_use","name":"t"}],"stop_reason":"tool_use","usage":{"input_tokens":3,"cache_creation_input_tokens":20,"cache_read_input_tokens":100,"cache_creation":{"ephemeral_5m_input_tokens":20,"ephemeral_1h_input_tokens":0},"output_tokens":7,"service_tier":"standard"}}"#,
+        expected: "chat served 123,7,100,20,- ok",
+        ..MESSAGES
+    },
+    Case {
+        name: "messages, streamed: cumulative, last value of each count",
+        fields: SSE,
+        answer: "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"served\",\"usage\":{\"input_tokens\":10,\"cache_read_input_tokens\":5,\"output_tokens\":1}}}\n\nevent: ping\ndata: {\"type\":\"ping\"}\n\nevent: content_block_delta\ndata: {\"type\":\"content_block_delta\",\"delta\":{\"type\":\"text_delta\",\"text\":\"x\"}}\n\nevent: message_delta\ndata: {\"type\":\"message_delta\",\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"input_tokens\":30,\"output_tokens\":9}}\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+        expected: "chat served 35,9,5,-,- ok",
+        ..MESSAGES
+    },
+    Case {
+        name: "an error after a good status",
+        fields: SSE,
+        answer: "event: message_start\ndata: {\"type\":\"message_start\",\"message\":{\"model\":\"served\"}}\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"secret words\"}}\n\n",
+        expected: "chat served -,-,-,-,- not_reported",
+        ..MESSAGES
+    },
+    Case {
+        name: "counting tokens of messages",
+        target: "/v1/messages/count_tokens",
+        answer: r#"{"input_tokens":10}"#,
+        expected: "count_tokens - -,-,-,-,- not_inference",
+        ..MESSAGES
+    },
+];
+
+fn summary(exchange: &Exchange) -> String {
+    let reason = exchange.reason.map_or("ok", Reason::as_str);
+    format!("{} {} {} {reason}", exchange.operation, exchange.model.as_deref().unwrap_or("-"), tokens(exchange))
+}
+
+#[test]
+fn answers_are_read() {
+    for case in CASES {
+        let sent = format!(
+            "POST {} HTTP/1.1\r\nHost: {}\r\nContent-Length: {}\r\n\r\n{}",
+            case.target,
+            case.host,
+            case.body.len(),
+            case.body
+        );
+        let whole = answer(case.status, case.fields, case.answer.as_bytes());
+        for cuts in [&[usize::MAX] as &[usize], &[1], &[7, 1, 40]] {
+            let outcome = call(case.host, sent.as_bytes(), &whole, cuts);
+            let exchange = outcome.one();
+            assert_eq!(summary(exchange), case.expected, "{}", case.name);
+            assert!(!outcome.printed.contains("secret words"), "{}: an error's message is kept", case.name);
+            let streamed = case.answer.contains("data:");
+            assert_eq!(exchange.streaming, Some(streamed), "{}", case.name);
+        }
+    }
+}
+
+#[test]
+fn details_are_kept() {
+    let case = &CASES[0];
+    let sent = format!("POST {} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{}", case.target, case.body.len(), case.body);
+    let outcome = call(case.host, sent.as_bytes(), &answer(200, case.fields, case.answer.as_bytes()), &[9]);
+    let exchange = outcome.one();
+    assert_eq!(exchange.tools, ["t".into()]);
+    assert_eq!(exchange.finish_reasons, ["stop".into()]);
+    assert_eq!(exchange.service_tier.as_deref(), Some("default"));
+    assert_eq!(exchange.dialect, Some("openai_chat"));
+    assert_eq!(exchange.requested_model.as_deref(), Some("asked"));
+}
+
+#[test]
+fn the_first_token_is_the_first_event_with_output() {
+    let mut driver = crate::harness::Driver::new("api.openai.com", false);
+    driver.sent(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}");
+    let stream = chunked(
+        "",
+        b"data: {\"choices\":[{\"delta\":{\"role\":\"assistant\",\"content\":\"\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[{\"delta\":{\"content\":\"b\"}}]}\n\ndata: [DONE]\n\n",
+        10,
+    );
+    for piece in stream.chunks(16) {
+        driver.received(piece);
+    }
+    driver.close();
+    let outcome = driver.outcome();
+    let timing = outcome.one().timing;
+    let order = [Some(timing.started), timing.first_byte, timing.first_token, timing.last_token, timing.ended];
+    assert!(order.iter().all(Option::is_some), "{timing:?}");
+    assert!(order.is_sorted() && timing.first_token < timing.last_token, "{timing:?}");
+}
+
+#[test]
+fn content_codings_are_undone() {
+    let plain = CASES[0].answer.as_bytes();
+    let gzip = |bytes: &[u8]| {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+    };
+    let zlib = |bytes: &[u8]| {
+        let mut encoder = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+    };
+    let raw = |bytes: &[u8]| {
+        let mut encoder = flate2::write::DeflateEncoder::new(Vec::new(), flate2::Compression::default());
+        encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
+    };
+    let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap_or_default();
+    let mut named = vec![0x1f, 0x8b, 8, 8 | 4 | 16 | 2, 0, 0, 0, 0, 0, 3, 2, 0, 9, 9];
+    named.extend_from_slice(b"name\0comment\0\x01\x02");
+    named.extend_from_slice(&gzip(plain)[10..]);
+    for (coding, body) in [
+        ("gzip", gzip(plain)),
+        ("x-gzip", named),
+        ("GZIP", [gzip(&plain[..40]), gzip(&plain[40..])].concat()),
+        ("gzip", [gzip(plain), vec![0; 20]].concat()),
+        ("deflate", zlib(plain)),
+        ("deflate", raw(plain)),
+        ("zstd", zstd(plain)),
+        ("gzip, zstd", zstd(&gzip(plain))),
+        ("zstd,deflate , identity", raw(&zstd(plain))),
+    ] {
+        for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 2]] {
+            let fields = format!("Content-Encoding: {coding}\r\n");
+            let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+            let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), cuts);
+            assert_eq!(summary(outcome.one()), CASES[0].expected, "{coding}");
+        }
+    }
+    for (coding, body, reason) in [
+        ("gzip", plain.to_vec(), Reason::Undecodable),
+        ("lzma", plain.to_vec(), Reason::Undecodable),
+        ("gzip, gzip, gzip, gzip", plain.to_vec(), Reason::LimitReached),
+        ("br", vec![0xff; 40], Reason::Undecodable),
+        ("zstd", vec![0xff; 40], Reason::Undecodable),
+    ] {
+        let fields = format!("Content-Encoding: {coding}\r\n");
+        let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
+        let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), &[9]);
+        assert_eq!(outcome.one().reason, Some(reason), "{coding}");
+    }
+}

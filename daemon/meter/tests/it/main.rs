@@ -1,0 +1,8 @@
+//! What the meter promises, as laws and tables. No file of a recording is needed.
+
+mod answers;
+mod harness;
+mod http1;
+mod laws;
+mod replay;
+mod sessions;
