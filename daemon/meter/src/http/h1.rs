@@ -521,9 +521,13 @@ impl Connection {
 
     /// Skips to the next message; returns what is left of `bytes` if it begins there.
     fn skip<'a>(&mut self, direction: Direction, bytes: &'a [u8], tally: &mut Tally, sink: &mut impl Sink) -> &'a [u8] {
-        let (find, tail): (fn(&[u8]) -> Option<usize>, usize) = match direction {
-            Direction::Sent => (request_start, RESYNC_TAIL_MAX),
-            Direction::Received => (status_start, STATUS_LINE_MAX),
+        let find = |bytes: &[u8]| match direction {
+            Direction::Sent => request_start(bytes),
+            Direction::Received => status_start(bytes),
+        };
+        let tail = match direction {
+            Direction::Sent => RESYNC_TAIL_MAX,
+            Direction::Received => STATUS_LINE_MAX,
         };
         let half = self.half(direction);
         let State::Skip(reason) = half.state else { return bytes };
@@ -730,8 +734,7 @@ fn prefix(bytes: &[u8], left: u64) -> &[u8] {
 fn is_chunked(headers: &[Header<'_>]) -> bool {
     headers
         .iter()
-        .filter(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
-        .next_back()
+        .rfind(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
         .and_then(|field| std::str::from_utf8(field.value).ok())
         .is_some_and(|value| value.rsplit(',').next().unwrap_or("").trim().eq_ignore_ascii_case("chunked"))
 }

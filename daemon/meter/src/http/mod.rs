@@ -197,11 +197,16 @@ impl Detect {
         }
         let mut first = [0; PREFACE.len()];
         let mut len = 0;
-        for (slot, byte) in first.iter_mut().zip(self.held.iter().chain(bytes)) {
+        // Blank lines before a message are no part of it.
+        let all = self.held.iter().chain(bytes).skip_while(|byte| matches!(byte, b'\r' | b'\n'));
+        for (slot, byte) in first.iter_mut().zip(all) {
             *slot = *byte;
             len += 1;
         }
         let first = first.get(..len).unwrap_or_default();
+        if first.is_empty() && self.held.len() > PREFACE.len() {
+            return otherwise;
+        }
         if PREFACE.starts_with(first) {
             return if first.len() == PREFACE.len() { Detected::Http2 } else { Detected::More };
         }
