@@ -141,11 +141,13 @@ fn emit(ctx: &SkBuffContext, ifindex: u32, kind: PacketKind, tuple: &Tuple, payl
         len = PACKET_MAX as u64;
         count(Counter::LostPacketTruncated, 1);
     }
-    let len = opaque(len);
-    if len == 0 || len > PACKET_MAX as u64 {
+    // Written so that verifiers before 6.3, too, see a length from 1 to `PACKET_MAX`: to them `!= 0` says nothing.
+    let beyond_first = opaque(len.wrapping_sub(1));
+    if beyond_first >= PACKET_MAX as u64 {
         record.discard(0);
         return;
     }
+    let len = opaque(beyond_first) + 1;
     let out = record.as_mut_ptr();
     // SAFETY: `out` is the reserved record; `len` is at most the array's length. Every field is written before the
     // record is submitted, the data as far as its length says.
