@@ -9,8 +9,9 @@ use std::io::{self, Read};
 use std::sync::Arc;
 
 use abi::attacher::{Hook, Place};
-use object::read::elf::{ElfFile64, ProgramHeader};
-use object::{Endianness, Object, ObjectSymbol, ReadCache};
+use object::elf::{FileHeader64, Sym64};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
+use object::{Endianness, ReadCache};
 
 /// Bytes of `/proc/PID/maps` that are read: some ten thousand mappings.
 const MAPS_BYTES_MAX: u64 = 2 << 20;
@@ -122,8 +123,6 @@ pub struct Anatomy {
     pub once: Vec<Place>,
     /// Hooks that trap per read and write.
     pub transfer: Vec<Place>,
-    /// GNU build id, hex.
-    pub build_id: Option<Box<str>>,
 }
 
 impl Anatomy {
@@ -154,33 +153,51 @@ const SYMBOLS: [(&str, Hook); 7] = [
     ("SSL_read_ex", Hook::SslReadEx),
 ];
 
+/// Bytes of one symbol or string table that are read: the largest programs with symbols (Node, Chromium) have a
+/// third of it.
+const TABLE_BYTES_MAX: u64 = 192 << 20;
+
 /// Finds the places of the probes in an ELF file.
+///
+/// The file is read, never mapped: whoever may truncate it could otherwise kill the daemon.
 ///
 /// # Errors
 /// It is not a 64-bit ELF file, or is damaged where it matters.
 pub fn dissect(file: File) -> Result<Anatomy, Unreadable> {
     let cache = ReadCache::new(file);
-    let elf: ElfFile64<'_, Endianness, _> = ElfFile64::parse(&cache).map_err(|_| Unreadable)?;
-    let mut anatomy = Anatomy { build_id: elf.build_id().ok().flatten().map(hex_of), ..Anatomy::default() };
-    let endian = elf.endian();
+    let header = FileHeader64::<Endianness>::parse(&cache).map_err(|_| Unreadable)?;
+    let endian = header.endian().map_err(|_| Unreadable)?;
+    let segments = header.program_headers(endian, &cache).map_err(|_| Unreadable)?;
+    let sections = header.sections(endian, &cache).map_err(|_| Unreadable)?;
+
     let offset_of = |address: u64| {
-        elf.elf_program_headers().iter().find_map(|header| {
-            let loaded = header.p_type(endian) == object::elf::PT_LOAD;
-            let inside = address.checked_sub(header.p_vaddr(endian))?;
-            (loaded && inside < header.p_filesz(endian)).then(|| header.p_offset(endian).checked_add(inside))?
+        segments.iter().find_map(|segment| {
+            let loaded = segment.p_type(endian) == object::elf::PT_LOAD;
+            let inside = address.checked_sub(segment.p_vaddr(endian))?;
+            (loaded && inside < segment.p_filesz(endian)).then(|| segment.p_offset(endian).checked_add(inside))?
         })
     };
     let mut found: [Option<u64>; SYMBOLS.len()] = [None; SYMBOLS.len()];
-    // What is exported wins; a program that is not stripped may name them in its own table only.
-    for symbol in elf.dynamic_symbols().chain(elf.symbols()) {
-        if symbol.is_undefined() || symbol.address() == 0 {
-            continue;
+    // A program that exports nothing of interest may still name it in its own table.
+    for kind in [object::elf::SHT_DYNSYM, object::elf::SHT_SYMTAB] {
+        for section in sections.iter().filter(|section| section.sh_type(endian) == kind) {
+            let strings = sections.section(section.link(endian)).map_err(|_| Unreadable)?;
+            if section.sh_size(endian) > TABLE_BYTES_MAX || strings.sh_size(endian) > TABLE_BYTES_MAX {
+                continue;
+            }
+            let symbols: &[Sym64<Endianness>] = section.data_as_array(endian, &cache).map_err(|_| Unreadable)?;
+            let strings = strings.data(endian, &cache).map_err(|_| Unreadable)?;
+            for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0) {
+                let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or_default();
+                let Some(index) = SYMBOLS.iter().position(|(known, _)| is_named(name, known)) else { continue };
+                found[index] = found[index].or_else(|| offset_of(symbol.st_value(endian)));
+            }
         }
-        let Ok(name) = symbol.name() else { continue };
-        let name = name.split('@').next().unwrap_or(name);
-        let Some(index) = SYMBOLS.iter().position(|(known, _)| *known == name) else { continue };
-        found[index] = found[index].or_else(|| offset_of(symbol.address()));
+        if found.iter().any(Option::is_some) {
+            break;
+        }
     }
+    let mut anatomy = Anatomy::default();
     for ((_, hook), offset) in SYMBOLS.iter().zip(found) {
         let Some(offset) = offset else { continue };
         let place = Place { offset, hook: hook.wire(), reserved: 0 };
@@ -190,14 +207,9 @@ pub fn dissect(file: File) -> Result<Anatomy, Unreadable> {
     Ok(anatomy)
 }
 
-fn hex_of(bytes: &[u8]) -> Box<str> {
-    use std::fmt::Write as _;
-    bytes.iter().take(64).fold(String::new(), |mut text, byte| {
-        // Writing to a string cannot fail.
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-    .into()
+/// True if the string at the start of `bytes` is `name`.
+fn is_named(bytes: &[u8], name: &str) -> bool {
+    bytes.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
 }
 
 #[cfg(test)]
@@ -245,6 +257,19 @@ broken
         let anatomy = dissect(file).expect("an ELF file");
         assert!(anatomy.is_resolver() && !anatomy.is_tls());
         assert!(anatomy.once.iter().all(|place| place.offset > 0));
+    }
+
+    #[test]
+    fn the_tls_library_and_node_are_dissected_where_they_are() {
+        let check = |path: &str| match File::open(path) {
+            Ok(file) => {
+                let anatomy = dissect(file).expect("an ELF file");
+                assert!(anatomy.is_tls() && anatomy.once.len() >= 2, "{path}: {anatomy:?}");
+            }
+            Err(_) => println!("SKIPPED the_tls_library_and_node_are_dissected_where_they_are: no {path} here"),
+        };
+        check("/usr/lib/x86_64-linux-gnu/libssl.so.3");
+        check("/usr/bin/node");
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::capture::image::Likelihood;
 const RESCAN_MS: [u64; 7] = [3, 10, 30, 100, 500, 2_000, 10_000];
 /// A child that replaces its program at once (`subprocess`, a shell) is not worth arming.
 const CHILD_PAUSE_NS: u64 = 20 * MS;
-/// How long a process with a connection from before us may take to show an AI session.
+/// How long a process that is armed on suspicion may take to show that it talks to a provider.
 const PROBATION_NS: u64 = 60_000 * MS;
 /// Processes on probation at a time: their transfer probes cost them something.
 const PROBATION_MAX: usize = 64;
@@ -287,7 +287,12 @@ impl Planner {
         process.dark = None;
         self.rows_changed = true;
         self.out.push(Command::ArmedAfter(now.since(process.wanted_at)));
-        let files: Vec<_> = process.attachments.iter().filter(|(_, state)| matches!(state, Attachment::Live(_))).map(|(file, _)| *file).collect();
+        let is_live = |(file, state): (&FileKey, &Attachment)| matches!(state, Attachment::Live(_)).then_some(*file);
+        let files: Vec<_> = process.attachments.iter().filter_map(is_live).collect();
+        let library = files.first().and_then(|file| self.libraries.get(file));
+        if let Some(Library::Known { name, .. }) = library {
+            process.library = Some(Arc::clone(name));
+        }
         if let (Some(executable), false) = (process.executable, process.probation) {
             self.remember(executable, &files);
         }
@@ -337,7 +342,7 @@ impl Planner {
         self.rows_changed = true;
         if known {
             self.out.push(Command::Resolve(key, Box::new(*task)));
-            self.want(key.pid, at, now);
+            self.want_on_suspicion(key.pid, at, now);
         }
     }
 
@@ -414,6 +419,23 @@ impl Planner {
         }
     }
 
+    /// Arms a process of an executable that calls providers elsewhere, if it is not armed anyway.
+    pub(super) fn want_on_suspicion(&mut self, pid: u32, since: Moment, now: Moment) {
+        if self.processes.get(&pid).is_some_and(|process| !process.wanted && !process.exited) {
+            self.want(pid, since, now);
+            self.suspect(pid, now);
+        }
+    }
+
+    /// What a process is armed for is a guess: not every script of an interpreter calls providers. It has a minute to
+    /// show that it does, by any of the events that make a process wanted.
+    fn suspect(&mut self, pid: u32, now: Moment) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|process| process.wanted) {
+            process.probation = true;
+            self.timer(Self::after(now, PROBATION_NS), Timer::Probation(pid));
+        }
+    }
+
     /// A process with a connection from before us to a port where providers listen may be calling one: it is armed for
     /// a minute, and stays so if one of its sessions turns out to be AI.
     pub(super) fn probation(&mut self, pid: u32, now: Moment) {
@@ -424,10 +446,9 @@ impl Planner {
         }
         process.wanted = true;
         process.wanted_at = now;
-        process.probation = true;
+        self.suspect(pid, now);
         self.arm(pid, now);
         self.scan(pid);
-        self.timer(Self::after(now, PROBATION_NS), Timer::Probation(pid));
     }
 
     pub(super) fn end_probation(&mut self, pid: u32) {
@@ -460,6 +481,7 @@ impl Process {
             tls_files: Vec::new(),
             attachments: HashMap::new(),
             armed_at: None,
+            library: None,
             dark: None,
             exited: false,
         }

@@ -63,11 +63,11 @@ impl Planner {
         self.flows.insert(flow_key, FlowState::new(key, connect.tuple, at, host.clone(), false));
         self.claim_for_waiting(flow_key);
         self.out.push(Command::Resolve(key, Box::new(connect.task)));
-        if named || self.is_known_ai(executable) {
-            if let Some(host) = host {
-                self.note_host(key.pid, &host.host, at);
-            }
+        if let Some(host) = host {
+            self.note_host(key.pid, &host.host, at);
             self.want(key.pid, at, now);
+        } else if self.is_known_ai(executable) {
+            self.want_on_suspicion(key.pid, at, now);
         }
         self.scan_at_connect(key.pid);
         if !named {

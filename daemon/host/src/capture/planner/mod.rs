@@ -276,7 +276,8 @@ struct Process {
     /// What its lookups of directory names returned.
     addresses: HashMap<[u8; 16], Arc<str>>,
     wanted: bool,
-    /// Wanted only because of what was found at the start: given up unless a session turns out to be AI.
+    /// Wanted only on suspicion (a connection from before us, an executable that calls providers elsewhere): given up
+    /// unless it turns out to be right.
     probation: bool,
     /// Event that made it wanted.
     wanted_at: Moment,
@@ -291,6 +292,8 @@ struct Process {
     tls_files: Vec<FileKey>,
     attachments: HashMap<FileKey, Attachment>,
     armed_at: Option<Moment>,
+    /// File name of the library that carried the probes first.
+    library: Option<Arc<str>>,
     dark: Option<DarkReason>,
     exited: bool,
 }
@@ -378,7 +381,7 @@ enum Timer {
     ArmChild(u32),
     /// Look for a TLS library again.
     Rescan(u32),
-    /// End of the time in which a process found at the start must show an AI session.
+    /// End of the time in which a process on probation must show that it talks to a provider.
     Probation(u32),
     /// Forget a process that ended.
     Forget(u32, ProcessKey),
@@ -510,10 +513,6 @@ impl Planner {
 
     /// The coverage of one process towards each of its hosts.
     fn rows_of(&self, process: &Process) -> Vec<Row> {
-        let library = process.attachments.iter().find_map(|(file, state)| match (state, self.libraries.get(file)) {
-            (Attachment::Live(_), Some(Library::Known { name, .. })) => Some(Arc::clone(name)),
-            _ => None,
-        });
         let row = |(host, state): (&Arc<str>, &HostState)| Row {
             process: process.key,
             provider: self.provider(host),
@@ -522,7 +521,7 @@ impl Planner {
             first_seen: state.first_seen,
             armed_at: process.armed_at,
             late_attach: state.late,
-            library: library.clone(),
+            library: process.library.clone(),
         };
         process.hosts.iter().map(row).collect()
     }
