@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod error;
 mod metering;
 pub mod privileges;
+pub mod resolve;
 pub mod shards;
 mod source;
 pub mod supervise;

@@ -1,0 +1,563 @@
+//! Processes in recorded trees, and real ones: this machine's, and containerd's.
+
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{self, Seek as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use abi::attacher::StateFile;
+use abi::event::Task;
+use meter::workload::{ProcessKey, Workload, WorkloadEvidence};
+use tempfile::TempDir;
+
+use super::{NoStateFiles, Resolver, Roots, StateFiles};
+
+const ID: &str = "4f1e0c6b7d8a9e2f3b4c5d6e7f8091a2b3c4d5e6f708192a3b4c5d6e7f809102";
+const POD_UID: &str = "0f1e2d3c-1111-2222-3333-444455556666";
+
+/// A machine made of files.
+struct World {
+    dir: TempDir,
+    version_1: bool,
+    files: HashMap<(u32, String), String>,
+}
+
+impl World {
+    fn new(version_1: bool) -> World {
+        let dir = tempfile::tempdir().expect("a directory");
+        for name in ["proc", "cgroup"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory");
+        }
+        fs::write(dir.path().join("passwd"), "root:x:0:0:::\napp:x:1000:1000:::\n").expect("a file");
+        World { dir, version_1, files: HashMap::new() }
+    }
+
+    fn state_file(mut self, kind: StateFile, id: &str, json: &str) -> World {
+        self.files.insert((kind as u32, id.to_owned()), json.to_owned());
+        self
+    }
+
+    fn resolver(&self) -> Resolver {
+        let roots = Roots {
+            proc: self.dir.path().join("proc"),
+            unified: Some(self.dir.path().join("cgroup")),
+            version_1: self.version_1,
+            passwd: self.dir.path().join("passwd"),
+        };
+        Resolver::with_roots(Arc::new(Files(self.files.clone())), roots)
+    }
+
+    fn process(&self, pid: u32, parent: u32, comm: &str, uid: u32, cgroup: &str) {
+        let dir = self.dir.path().join("proc").join(pid.to_string());
+        fs::create_dir_all(&dir).expect("a directory");
+        let stat =
+            format!("{pid} ({comm}) S {parent} 1 1 0 -1 0 0 0 0 0 0 0 0 0 20 0 1 0 {} 0 0\n", start(pid));
+        fs::write(dir.join("stat"), stat).expect("a file");
+        fs::write(dir.join("status"), format!("Name:\t{comm}\nUid:\t{uid}\t0\t0\t0\n")).expect("a file");
+        fs::write(dir.join("cgroup"), cgroup).expect("a file");
+    }
+
+    fn arguments(&self, pid: u32, arguments: &[&str]) {
+        let path = self.dir.path().join("proc").join(pid.to_string()).join("cmdline");
+        fs::write(path, arguments.iter().flat_map(|text| [text, "\0"]).collect::<String>()).expect("a file");
+    }
+
+    fn ends(&self, pid: u32) {
+        fs::remove_dir_all(self.dir.path().join("proc").join(pid.to_string())).expect("it lived");
+    }
+
+    /// Makes a group of the unified hierarchy and gives its id.
+    fn group(&self, path: &str) -> u64 {
+        let dir = self.dir.path().join("cgroup").join(path);
+        fs::create_dir_all(&dir).expect("directories");
+        fs::metadata(dir).expect("just made").ino()
+    }
+}
+
+/// Every process of a world starts at a time of its own.
+fn start(pid: u32) -> u64 {
+    u64::from(pid) * 100
+}
+
+fn key(pid: u32) -> ProcessKey {
+    ProcessKey { pid, start_ticks: start(pid) }
+}
+
+fn task(pid: u32, parent: u32, group: u64, comm: &str) -> Task {
+    let mut name = [0; 16];
+    name[..comm.len()].copy_from_slice(comm.as_bytes());
+    Task {
+        start_ns: start(pid) * 10_000_000 + 4_711,
+        cgroup_id: group,
+        exe_dev: 0,
+        exe_ino: 0,
+        tgid: pid,
+        tid: pid,
+        uid: 1000,
+        parent_tgid: parent,
+        comm: name,
+    }
+}
+
+struct Files(HashMap<(u32, String), String>);
+
+impl StateFiles for Files {
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
+        let text = self.0.get(&(kind as u32, id.to_owned())).ok_or(io::ErrorKind::NotFound)?;
+        let mut file = tempfile::tempfile()?;
+        file.write_all(text.as_bytes())?;
+        file.rewind()?;
+        Ok(file)
+    }
+}
+
+/// One line per fact, so that a test shows everything that is known.
+fn told(workload: &Workload) -> String {
+    let Workload { process: _, exe, comm, uid, user, cgroup: _, container, pod, unit, labels, evidence } =
+        workload;
+    let mut facts = vec![evidence.as_str().to_owned()];
+    let mut say = |name: &str, value: &Option<Box<str>>| {
+        facts.extend(value.iter().map(|value| format!("{name}={value}")));
+    };
+    say("exe", exe);
+    say("comm", comm);
+    say("user", &user.clone().or(uid.map(|uid| uid.to_string().into())));
+    say("unit", unit);
+    if let Some(container) = container {
+        say("container", &Some(container.id.chars().take(14).collect::<String>().into()));
+        say("runtime", &Some(container.runtime.into()));
+        say("name", &container.name);
+        say("image", &container.image);
+    }
+    if let Some(pod) = pod {
+        say("pod", &pod.name);
+        say("namespace", &pod.namespace);
+        say("pod_uid", &pod.uid);
+    }
+    facts.extend(labels.iter().map(|(key, value)| format!("{key}:{value}")));
+    facts.join(" ")
+}
+
+const CRI_BUNDLE: &str = r#"{"annotations":{"io.kubernetes.cri.container-name":"api","io.kubernetes.cri.image-name":"shop:1",
+    "io.kubernetes.cri.sandbox-name":"shop-1","io.kubernetes.cri.sandbox-namespace":"shop",
+    "io.kubernetes.cri.sandbox-uid":"0f1e2d3c-1111-2222-3333-444455556666"},"linux":{"cgroupsPath":"/x"}}"#;
+
+#[test]
+fn living_processes_tell_where_they_are() {
+    use StateFile::{ContainerdBundle, ContainersStorage, ContainersStorageRoot, DockerConfig, RuncState};
+    let check = |version_1: bool, cgroup: &str, file: Option<(StateFile, &str, &str)>, expected: &str| {
+        let mut world = World::new(version_1);
+        if let Some((kind, id, json)) = file {
+            world = world.state_file(kind, id, json);
+        }
+        world.process(7, 3, "python3", 1000, cgroup);
+        let workload = world.resolver().resolve(key(7), None, Some("/usr/bin/python3"));
+        assert_eq!(told(&workload), expected, "{cgroup}");
+    };
+    let container = "container=4f1e0c6b7d8a9e";
+    check(false, "0::/\n", None, "exact exe=/usr/bin/python3 comm=python3 user=app");
+    check(
+        false,
+        "0::/system.slice/nginx.service\n",
+        None,
+        "exact exe=/usr/bin/python3 comm=python3 user=app unit=nginx.service",
+    );
+    let pod = format!(
+        "0::/kubepods.slice/kubepods-pod{}.slice/cri-containerd-{ID}.scope\n",
+        POD_UID.replace('-', "_")
+    );
+    check(
+        false,
+        &pod,
+        Some((ContainerdBundle, &format!("k8s.io/{ID}"), CRI_BUNDLE)),
+        &format!(
+            "exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=containerd name=api image=shop:1 \
+             pod=shop-1 namespace=shop pod_uid={POD_UID}"
+        ),
+    );
+    // Nothing but the path: the container and the pod have no names.
+    check(
+        false,
+        &pod,
+        None,
+        &format!(
+            "exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=containerd pod_uid={POD_UID}"
+        ),
+    );
+    check(
+        true,
+        &format!("5:cpu:/docker/{ID}\n1:name=systemd:/docker/{ID}\n0::/system.slice/docker.service\n"),
+        Some((
+            DockerConfig,
+            ID,
+            r#"{"Name":"/web","Config":{"Image":"nginx:1","Labels":{"team":"shop","big":7,"com.x":"y"}}}"#,
+        )),
+        &format!(
+            "exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=docker name=web image=nginx:1 com.x:y team:shop"
+        ),
+    );
+    check(
+        false,
+        &format!("0::/kubepods.slice/kubepods-pod{}.slice/crio-{ID}.scope\n", POD_UID.replace('-', "_")),
+        Some((
+            ContainersStorage,
+            ID,
+            r#"{"annotations":{"io.kubernetes.container.name":"api","io.kubernetes.cri-o.ImageName":"shop:2",
+            "io.kubernetes.pod.name":"shop-2","io.kubernetes.pod.namespace":"shop","io.kubernetes.cri-o.Labels":"{\"app\":\"shop\"}",
+            "io.kubernetes.cri-o.Metadata":"{}"}}"#,
+        )),
+        &format!(
+            "exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=crio name=api image=shop:2 pod=shop-2 \
+             namespace=shop pod_uid={POD_UID} app:shop io.kubernetes.container.name:api io.kubernetes.pod.name:shop-2 \
+             io.kubernetes.pod.namespace:shop"
+        ),
+    );
+    check(
+        false,
+        &format!("0::/machine.slice/libpod-{ID}.scope\n"),
+        Some((ContainersStorageRoot, ID, r#"{"annotations":{"a":"b"}}"#)),
+        &format!("exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=podman a:b"),
+    );
+    check(
+        true,
+        &format!("3:pids:/{ID}\n"),
+        Some((RuncState, ID, r#"{"config":{"labels":["bundle=/x","nerdctl/name=job","k=v=w",3]}}"#)),
+        &format!(
+            "exact exe=/usr/bin/python3 comm=python3 user=1000 {container} runtime=unknown name=job k:v=w nerdctl/name:job"
+        ),
+    );
+    // A path made by hand, confirmed by the bundle that its form points to; and one that the bundle does not confirm.
+    check(
+        true,
+        "3:pids:/default/job\n0::/\n",
+        Some((ContainerdBundle, "default/job", r#"{"linux":{"cgroupsPath":"/default/job"}}"#)),
+        "exact exe=/usr/bin/python3 comm=python3 user=1000 container=job runtime=containerd",
+    );
+    check(
+        true,
+        "3:pids:/default/job\n0::/\n",
+        Some((ContainerdBundle, "default/job", r#"{"linux":{"cgroupsPath":"/elsewhere"}}"#)),
+        "exact exe=/usr/bin/python3 comm=python3 user=app",
+    );
+}
+
+#[test]
+fn broken_state_files_are_no_state_files() {
+    let huge = format!(r#"{{"annotations":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
+    let deep = "[".repeat(100_000);
+    let plain = format!("exact comm=sh user=1000 container={} runtime=containerd", &ID[..14]);
+    for json in
+        ["", "{", "[]", "7", r#"{"annotations":7}"#, r#"{"annotations":{"io.kubernetes.cri.container-name":""}}"#, &huge, &deep]
+    {
+        let world = World::new(false).state_file(StateFile::ContainerdBundle, &format!("k8s.io/{ID}"), json);
+        world.process(7, 3, "sh", 1000, &format!("0::/kubepods/{ID}\n"));
+        assert_eq!(told(&world.resolver().resolve(key(7), None, None)), plain);
+    }
+}
+
+#[test]
+fn what_a_shim_says_counts_only_if_the_bundle_agrees() {
+    let check = |shim_uid: u32, told_path: &str, expected: &str| {
+        let json = format!(r#"{{"linux":{{"cgroupsPath":"{told_path}"}}}}"#);
+        let world = World::new(true).state_file(StateFile::ContainerdBundle, "default/lab-1", &json);
+        world.process(2, 1, "containerd-shim", shim_uid, "0::/\n");
+        world.arguments(2, &["/usr/bin/containerd-shim-runc-v2", "-namespace", "default", "-id", "lab-1"]);
+        world.process(3, 2, "sh", 0, "4:pids:/lab/one\n0::/lab/one\n");
+        world.process(7, 3, "curl", 0, "4:pids:/lab/one\n0::/lab/one\n");
+        let mut resolver = world.resolver();
+        assert_eq!(told(&resolver.resolve(key(7), None, None)), expected);
+        expected.contains("container").then(|| {
+            // The path is known now: one that is gone is found by it.
+            let group = world.group("lab/one");
+            let gone = resolver.resolve(key(9), Some(&task(9, 8, group, "curl")), None);
+            assert_eq!(told(&gone), "exact comm=curl user=1000 container=lab-1 runtime=containerd");
+        });
+    };
+    check(0, "/lab/one", "exact comm=curl user=0 container=lab-1 runtime=containerd");
+    check(0, "/lab", "exact comm=curl user=0 container=lab-1 runtime=containerd");
+    check(0, "/lab/on", "exact comm=curl user=root");
+    check(0, "/", "exact comm=curl user=root");
+    check(1000, "/lab/one", "exact comm=curl user=root");
+}
+
+#[test]
+fn processes_that_are_gone_are_where_they_or_their_parents_were() {
+    let in_container = format!("0::/kubepods/{ID}\n");
+    let container = format!("container={} runtime=containerd", &ID[..14]);
+
+    // The id in the event is enough where there is only the unified hierarchy.
+    let world = World::new(false);
+    let group = world.group(&format!("kubepods/{ID}"));
+    let mut resolver = world.resolver();
+    let gone = resolver.resolve(key(7), Some(&task(7, 3, group, "curl")), None);
+    assert_eq!(told(&gone), format!("exact comm=curl user=1000 {container}"));
+    // The group is gone too, but was seen.
+    fs::remove_dir_all(world.dir.path().join("cgroup/kubepods")).expect("it was there");
+    let gone = resolver.resolve(key(8), Some(&task(8, 3, group, "curl")), None);
+    assert_eq!(told(&gone), format!("exact comm=curl user=1000 {container}"));
+
+    // Read at exec.
+    let world = World::new(true);
+    let v1 = format!("4:pids:/kubepods/{ID}\n0::/\n");
+    world.process(7, 3, "curl", 1000, &v1);
+    let mut resolver = world.resolver();
+    resolver.on_exec(&task(7, 3, 1, "curl"));
+    world.ends(7);
+    resolver.on_exit(key(7));
+    assert_eq!(told(&resolver.resolve(key(7), None, None)), format!("exact comm=curl user=1000 {container}"));
+
+    // Gone before its exec was seen: its living parent, which was moved after its own exec, is asked again.
+    let world = World::new(true);
+    world.process(3, 1, "sh", 1000, "0::/\n");
+    let mut resolver = world.resolver();
+    resolver.on_exec(&task(3, 1, 1, "sh"));
+    world.process(3, 1, "sh", 1000, &v1);
+    resolver.on_fork(&task(3, 1, 1, "sh"), key(7));
+    resolver.on_exec(&task(7, 3, 1, "curl"));
+    assert_eq!(
+        told(&resolver.resolve(key(7), None, None)),
+        format!("lineage comm=curl user=1000 {container}")
+    );
+
+    // The whole family is gone: grandparent known from its exec.
+    let world = World::new(true);
+    world.process(3, 1, "sh", 1000, &v1);
+    let mut resolver = world.resolver();
+    resolver.on_exec(&task(3, 1, 1, "sh"));
+    world.ends(3);
+    resolver.on_fork(&task(3, 1, 1, "sh"), key(4));
+    resolver.on_fork(&task(4, 3, 1, "sh"), key(5));
+    assert_eq!(told(&resolver.resolve(key(5), None, None)), format!("lineage comm=sh user=1000 {container}"));
+
+    // Nothing is inherited from those whose children are put elsewhere.
+    for comm in ["systemd", "containerd-shim"] {
+        let world = World::new(true);
+        world.process(3, 1, comm, 0, &in_container);
+        let gone = world.resolver().resolve(key(7), Some(&task(7, 3, 1, "curl")), None);
+        assert_eq!(told(&gone), "unknown comm=curl user=app");
+    }
+    assert_eq!(told(&World::new(true).resolver().resolve(key(7), None, None)), "unknown");
+}
+
+#[test]
+fn a_process_is_its_number_and_its_start() {
+    let world = World::new(false);
+    world.process(7, 3, "old", 0, "0::/system.slice/old.service\n");
+    let mut resolver = world.resolver();
+    resolver.on_exec(&task(7, 3, 1, "old"));
+    let other = ProcessKey { pid: 7, start_ticks: 5 };
+    assert_eq!(told(&resolver.resolve(other, None, None)), "unknown");
+    let any = ProcessKey { pid: 7, start_ticks: 0 };
+    let workload = world.resolver().resolve(any, None, None);
+    assert_eq!(workload.process, key(7));
+    assert_eq!(told(&workload), "exact comm=old user=root unit=old.service");
+}
+
+#[test]
+fn a_new_program_is_a_new_answer() {
+    let world = World::new(false);
+    world.process(7, 3, "sh", 1000, "0::/\n");
+    let mut resolver = world.resolver();
+    assert_eq!(told(&resolver.resolve(key(7), None, Some("/bin/sh"))), "exact exe=/bin/sh comm=sh user=app");
+    world.process(7, 3, "curl", 1000, "0::/\n");
+    resolver.on_exec(&task(7, 3, 1, "curl"));
+    assert_eq!(told(&resolver.resolve(key(7), None, None)), "exact comm=curl user=app");
+    assert_eq!(
+        told(&resolver.resolve(key(7), None, Some("/usr/bin/curl"))),
+        "exact exe=/usr/bin/curl comm=curl user=app"
+    );
+    world.ends(7);
+    resolver.on_exit(key(7));
+    assert_eq!(
+        told(&resolver.resolve(key(7), None, None)),
+        "exact exe=/usr/bin/curl comm=curl user=app",
+        "remembered for a grace"
+    );
+}
+
+#[test]
+fn memory_is_bounded() {
+    let mut resolver = World::new(true).resolver();
+    for pid in 2..60_000 {
+        resolver.on_fork(&task(1, 0, 1, "init"), key(pid));
+    }
+    assert!(resolver.processes.len() <= super::PROCESSES_MAX);
+    assert!(resolver.ended.len() <= super::PROCESSES_MAX);
+}
+
+#[test]
+fn this_process_is_resolved_on_this_machine() {
+    let mut resolver = Resolver::new(Arc::new(NoStateFiles));
+    let pid = std::process::id();
+    let workload = resolver.resolve(ProcessKey { pid, start_ticks: 0 }, None, None);
+    assert_eq!(workload.evidence, WorkloadEvidence::Exact);
+    assert!(workload.process.start_ticks > 0 && workload.uid.is_some() && workload.comm.is_some());
+    let parent = std::os::unix::process::parent_id();
+    assert_eq!(resolver.resolve(ProcessKey { pid: parent, start_ticks: 0 }, None, None).process.pid, parent);
+}
+
+/// The state files of this machine, opened as root.
+struct RealFiles;
+
+impl StateFiles for RealFiles {
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
+        match kind {
+            StateFile::ContainerdBundle => {
+                File::open(format!("/run/containerd/io.containerd.runtime.v2.task/{id}/config.json"))
+            }
+            _ => Err(io::ErrorKind::NotFound.into()),
+        }
+    }
+}
+
+/// A containerd of the test's own, with containers that run busybox.
+struct Containerd {
+    child: Child,
+    dir: TempDir,
+}
+
+impl Containerd {
+    fn start() -> Result<Containerd, String> {
+        for tool in ["containerd", "ctr", "runc", "busybox"] {
+            let found = Command::new(tool).arg("--help").stdout(Stdio::null()).stderr(Stdio::null()).status();
+            found.map_err(|error| format!("{tool}: {error}"))?;
+        }
+        if !nix::unistd::Uid::effective().is_root() {
+            return Err("not root".into());
+        }
+        let dir = tempfile::tempdir().map_err(|error| error.to_string())?;
+        let root = dir.path().join("rootfs/bin");
+        fs::create_dir_all(&root).map_err(|error| error.to_string())?;
+        fs::copy(which("busybox")?, root.join("busybox")).map_err(|error| error.to_string())?;
+        let config = dir.path().join("config.toml");
+        let text = format!(
+            "version = 2\nroot = \"{0}/root\"\nstate = \"/run/containerd\"\n\
+             disabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n[grpc]\naddress = \"{0}/sock\"\n",
+            dir.path().display()
+        );
+        fs::write(&config, text).map_err(|error| error.to_string())?;
+        let mut command = Command::new("containerd");
+        command.arg("--config").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
+        let containerd = Containerd { child: command.spawn().map_err(|error| error.to_string())?, dir };
+        let answers = || containerd.ctr(&["version"]).status().is_ok_and(|status| status.success());
+        if until(answers) { Ok(containerd) } else { Err("containerd does not answer".into()) }
+    }
+
+    fn ctr(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new("ctr");
+        command.arg("--address").arg(self.dir.path().join("sock")).args(arguments);
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+    }
+
+    /// Starts a container whose shell runs `script`; it ends when the guard is dropped.
+    fn run(&self, id: &str, cgroup: Option<&str>, script: &str) -> Running {
+        let rootfs = self.dir.path().join("rootfs").display().to_string();
+        let mut arguments = vec!["run", "--rm"];
+        arguments.extend(cgroup.iter().flat_map(|path| ["--cgroup", path]));
+        arguments.extend(["--rootfs", &rootfs, id, "/bin/busybox", "sh", "-c", script]);
+        Running(self.ctr(&arguments).spawn().expect("ctr starts"))
+    }
+}
+
+impl Drop for Containerd {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A container's client: it ends with its input.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        let _ = self.0.wait();
+    }
+}
+
+fn which(tool: &str) -> Result<std::path::PathBuf, String> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|dir| dir.join(tool)).find(|file| file.is_file());
+    found.ok_or_else(|| format!("{tool} is not installed"))
+}
+
+/// Asks until the answer is yes, for ten seconds at most.
+fn until(mut done: impl FnMut() -> bool) -> bool {
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(10) {
+        if done() {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    false
+}
+
+/// Living processes whose command line ends with `word`.
+fn processes_with(word: &str) -> Vec<u32> {
+    let named = |entry: fs::DirEntry| {
+        let pid = entry.file_name().to_string_lossy().parse().ok()?;
+        let line = fs::read(entry.path().join("cmdline")).ok()?;
+        line.strip_suffix(b"\0")?.ends_with(word.as_bytes()).then_some(pid)
+    };
+    fs::read_dir("/proc").expect("procfs").flatten().filter_map(named).collect()
+}
+
+#[test]
+fn containers_of_a_real_containerd_are_named() {
+    let name = "containers_of_a_real_containerd_are_named";
+    let containerd = match Containerd::start() {
+        Ok(containerd) => containerd,
+        Err(why) => {
+            println!("SKIPPED {name}: {why}");
+            assert!(std::env::var_os("VENTURI_REQUIRE_KERNEL").is_none(), "containerd is required: {why}");
+            return;
+        }
+    };
+    let pid = std::process::id();
+    let check = |id: &str, cgroup: Option<&str>, expected: &str| {
+        let word = format!("{id}-marker");
+        // A shell that waits for its input, and one process that the test looks for.
+        let script = format!("/bin/busybox sh -c 'read line; : {word}' {word}; true");
+        let running = containerd.run(id, cgroup, &script);
+        let mut found = None;
+        let mut resolver = Resolver::new(Arc::new(RealFiles));
+        let in_container = || {
+            found = processes_with(&word).into_iter().find_map(|pid| {
+                let workload = resolver.resolve(ProcessKey { pid, start_ticks: 0 }, None, None);
+                workload.container.is_some().then_some(workload)
+            });
+            found.is_some()
+        };
+        assert!(until(in_container), "{id}: no process of the container was found");
+        let workload = found.expect("just found");
+        let container = workload.container.clone().expect("just checked");
+        assert_eq!((&*container.id, container.runtime), (expected, "containerd"), "{workload:?}");
+        assert_eq!(workload.evidence, WorkloadEvidence::Exact);
+
+        // A child of 5 ms: only its parent can still be looked at.
+        let parent = workload.process;
+        let mut event = task(parent.pid, 0, 1, "busybox");
+        event.start_ns = parent.start_ticks * 10_000_000;
+        let mut child = Command::new("true").spawn().expect("a process");
+        let gone = child.id();
+        child.wait().expect("its end");
+        let mut resolver = Resolver::new(Arc::new(RealFiles));
+        resolver.on_fork(&event, ProcessKey { pid: gone, start_ticks: u64::MAX });
+        let workload = resolver.resolve(ProcessKey { pid: gone, start_ticks: u64::MAX }, None, None);
+        assert_eq!(workload.evidence, WorkloadEvidence::Lineage);
+        assert_eq!(workload.container.as_ref().map(|container| &*container.id), Some(expected));
+        drop(running);
+    };
+    let long = format!("{pid:064x}");
+    check(&long, None, &long);
+    let short = format!("venturi-resolve-{pid}");
+    check(&short, None, &short);
+    let chosen = format!("venturi-chosen-{pid}");
+    check(&chosen, Some(&format!("/venturi-lab-{pid}/one")), &chosen);
+}
