@@ -249,9 +249,16 @@ fn broken_state_files_are_no_state_files() {
     let huge = format!(r#"{{"annotations":{{"a":"{}"}}}}"#, "x".repeat(1 << 20));
     let deep = "[".repeat(100_000);
     let plain = format!("exact comm=sh user=1000 container={} runtime=containerd", &ID[..14]);
-    for json in
-        ["", "{", "[]", "7", r#"{"annotations":7}"#, r#"{"annotations":{"io.kubernetes.cri.container-name":""}}"#, &huge, &deep]
-    {
+    for json in [
+        "",
+        "{",
+        "[]",
+        "7",
+        r#"{"annotations":7}"#,
+        r#"{"annotations":{"io.kubernetes.cri.container-name":""}}"#,
+        &huge,
+        &deep,
+    ] {
         let world = World::new(false).state_file(StateFile::ContainerdBundle, &format!("k8s.io/{ID}"), json);
         world.process(7, 3, "sh", 1000, &format!("0::/kubepods/{ID}\n"));
         assert_eq!(told(&world.resolver().resolve(key(7), None, None)), plain);
