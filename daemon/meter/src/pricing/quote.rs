@@ -10,8 +10,7 @@ use crate::time::UnixNanos;
 
 /// What `exchange`, begun at `at`, cost by `catalogue`.
 ///
-/// What the provider stated wins. Else the model of the response is priced, or that of the request if the response
-/// names none or one that is not known. Of assumptions the first is named.
+/// What the provider stated wins. Of assumptions the first is named.
 pub fn price(exchange: &Exchange, catalogue: &Catalogue, at: UnixNanos) -> Cost {
     let mut cost = Cost {
         amount: None,
@@ -90,30 +89,35 @@ fn quote(
     parts.total()
 }
 
-/// The entry that prices the exchange.
+/// The entry that prices the exchange: by the model of the response, else by that of the request. On Bedrock the other
+/// way round: only the request's id says through which geography the call went, and the response's is the vendor's.
 fn model_of<'a>(
     exchange: &Exchange,
     catalogue: &'a Catalogue,
     notes: &mut Notes,
 ) -> Result<&'a ModelPrices, &'static str> {
+    let (first, second, assumption) = match &*exchange.provider {
+        "bedrock" => (&exchange.requested_model, &exchange.model, "priced_as_response_model"),
+        _ => (&exchange.model, &exchange.requested_model, "priced_as_requested_model"),
+    };
     let find = |model: &Option<Box<str>>| match model {
         Some(model) => catalogue.find(&exchange.provider, model),
         None => Found::Unknown,
     };
-    match (find(&exchange.model), &exchange.requested_model) {
-        (Found::Prices(prices), _) => Ok(prices),
-        (Found::Disputed, _) => Err("disputed_price"),
-        (Found::Unknown, None) => Err("unknown_model"),
-        (Found::Unknown, requested) => match find(requested) {
-            Found::Prices(prices) => {
-                if exchange.model.is_some() {
-                    notes.add("priced_as_requested_model");
-                }
-                Ok(prices)
+    match find(first) {
+        Found::Prices(prices) => return Ok(prices),
+        Found::Disputed => return Err("disputed_price"),
+        Found::Unknown => {}
+    }
+    match find(second) {
+        Found::Prices(prices) => {
+            if first.is_some() {
+                notes.add(assumption);
             }
-            Found::Disputed => Err("disputed_price"),
-            Found::Unknown => Err("unknown_model"),
-        },
+            Ok(prices)
+        }
+        Found::Disputed => Err("disputed_price"),
+        Found::Unknown => Err("unknown_model"),
     }
 }
 

@@ -64,6 +64,9 @@ const PROVIDERS: &str = r#"
 {"provider":"anthropic","models":[
  {"model":"claude-x","match":[{"prefix":"claude-x"}],"confidence":"confirmed",
   "rates":[{"prices":{"input":3000000,"cache_read":300000,"cache_write_5m":3750000,"cache_write_1h":6000000,"output":15000000}}]}]},
+{"provider":"bedrock","models":[
+ {"model":"claude-x","match":[{"exact":"vendor.claude-x"},{"contains":"claude-x"}],"confidence":"confirmed","rates":[{"prices":{"input":10,"output":20}}]},
+ {"model":"us.claude-x","match":[{"exact":"us.vendor.claude-x"}],"confidence":"confirmed","rates":[{"prices":{"input":11,"output":22}}]}]},
 {"provider":"vertex","models":[
  {"model":"claude-x","match":[{"exact":"claude-x"}],"confidence":"confirmed",
   "rates":[{"prices":{"input":10,"output":20}},{"region":"*","prices":{"input":11,"output":22}},
@@ -283,6 +286,12 @@ fn assumptions_are_named() {
     check(&renamed, "0.00001 estimated priced_as_requested_model input=10");
     renamed.model = None;
     check(&renamed, "0.00001 computed - input=10");
+    // The request's id carries the geography, the response only the vendor's name.
+    let mut regional = exchange("bedrock", "claude-x-20260101", usage(1, 1));
+    regional.requested_model = Some("us.vendor.claude-x".into());
+    check(&regional, "0.000000000033 computed - input=1 output=1");
+    regional.requested_model = Some("arn:aws:bedrock:us-east-1:0:application-inference-profile/abc".into());
+    check(&regional, "0.00000000003 estimated priced_as_response_model input=1 output=1");
 }
 
 #[test]

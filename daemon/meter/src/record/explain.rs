@@ -234,6 +234,9 @@ fn priced(reason: &'static str) -> &'static str {
         "no_input_price" | "no_output_price" => "the catalogue has no price for one of the token classes",
         "amount_overflow" => "the amount is beyond all reason",
         "priced_as_requested_model" => "the model that answered is not known; the requested one was priced",
+        "priced_as_response_model" => {
+            "the model of the request is not known; the one that answered was priced"
+        }
         "no_tier_price" => "the service tier has no price of its own; the standard price was taken",
         "no_batch_price" => "batches have no price of their own; the standard price was taken",
         "no_cache_price" => "cached input has no price of its own; the full price was taken",
