@@ -248,21 +248,21 @@ fn observes(program: &LoadedProgram) -> bool {
     OBSERVING_TYPES.contains(&program.r#type.as_str())
 }
 
+/// What is zero is only counted: the full list is in the JSON.
 fn counters(page: &mut Page, status: &NodeStatus) {
     page.heading("Rings, counters and losses");
-    let of = |kind: &'static str, counters: &[proto::v1::Counter]| -> Vec<Vec<String>> {
-        let row = |one: &proto::v1::Counter| {
+    let mut rows = Vec::new();
+    for (kind, counters) in [("lost", &status.losses), ("counted", &status.counters)] {
+        let some = counters.iter().filter(|one| one.value > 0);
+        rows.extend(some.map(|one| {
             vec![kind.to_owned(), text::name(&one.name), text::count(one.value), text::name(&one.unit)]
-        };
-        counters.iter().map(row).collect()
-    };
-    let mut rows = of("lost", &status.losses);
-    rows.extend(of("counted", &status.counters));
-    if rows.is_empty() {
-        page.line("nothing was counted yet");
-        return;
+        }));
     }
-    page.block(&table::plain(page.look(), &["KIND", "NAME", "VALUE", "UNIT"], rows, &[2]));
+    let zero = status.losses.len() + status.counters.len() - rows.len();
+    if !rows.is_empty() {
+        page.block(&table::plain(page.look(), &["KIND", "NAME", "VALUE", "UNIT"], rows, &[2]));
+    }
+    page.line(format!("{zero} of {} stand at zero", status.losses.len() + status.counters.len()));
 }
 
 fn store(page: &mut Page, status: &NodeStatus) {
@@ -382,8 +382,8 @@ all 1 can only observe
 Rings, counters and losses
 KIND     NAME        VALUE  UNIT
 lost     ring_full   1,024  bytes
-lost     shard_full      0  records
 counted  tls_writes     12  calls
+1 of 3 stand at zero
 
 Store
 TENANT   STATE  DURABILITY  KEY CUSTODY  RECORDS     DISK  DETAIL

@@ -16,7 +16,7 @@ pub(crate) fn object(record: &AttributionRecord) -> Option<Object> {
         .time("started_at", record.started_at.as_ref().or(call.started_at.as_ref()))
         .text("provider", &call.provider)
         .text("host", &call.host)
-        .text("operation", &call.operation)
+        .text("operation", if call.operation == "unknown" { "" } else { &call.operation })
         .opt("requested_model", call.requested_model.clone())
         .opt("model", call.model.clone())
         .opt("streaming", call.streaming)
@@ -248,6 +248,7 @@ pub(crate) mod tests {
             exchange: Some(Exchange {
                 provider: "anthropic".into(),
                 host: "api.anthropic.com".into(),
+                operation: "unknown".into(),
                 reason: Some("late_attach".into()),
                 usage: Some(Usage::default()),
                 timing: Some(Timing::default()),
