@@ -54,6 +54,10 @@ pub enum Likelihood {
 }
 
 impl Mapping {
+    fn len(&self) -> u64 {
+        self.end.saturating_sub(self.start)
+    }
+
     /// By its name; the executable cannot be told from it.
     pub fn likelihood(&self) -> Likelihood {
         let name = &*self.name;
@@ -70,15 +74,15 @@ impl Mapping {
     }
 }
 
-/// The executable mappings in the text of `/proc/PID/maps`, one per file, in order of address.
+/// The executable mappings in the text of `/proc/PID/maps`: the largest one of each file.
 pub fn parse_maps(text: &str) -> Vec<Mapping> {
     let mut mappings: Vec<Mapping> = Vec::new();
     for mapping in text.lines().filter_map(parse_line) {
-        if mappings.len() >= FILES_MAX {
-            break;
-        }
-        if !mappings.iter().any(|known| known.file == mapping.file) {
-            mappings.push(mapping);
+        match mappings.iter().position(|known| known.file == mapping.file) {
+            None if mappings.len() < FILES_MAX => mappings.push(mapping),
+            // Large programs have several; their functions are in the largest one.
+            Some(at) if mapping.len() > mappings[at].len() => mappings[at] = mapping,
+            None | Some(_) => {}
         }
     }
     mappings
@@ -223,7 +227,8 @@ mod tests {
         let text = "\
 5581-5590 r--p 00000000 08:01 10    /usr/bin/python3.11
 5590-5600 r-xp 0000f000 08:01 10    /usr/bin/python3.11
-5600-5610 r-xp 0001f000 08:01 10    /usr/bin/python3.11
+5600-5690 r-xp 0001f000 08:01 10    /usr/bin/python3.11
+5690-56a0 r-xp 0001f000 08:01 10    /usr/bin/python3.11
 7f00-7f10 r-xp 00000000 00:2a 4711  /usr/lib/x86_64-linux-gnu/libssl.so.3
 7f10-7f20 r-xp 00000000 fe:01 12    /with space/libssl-3-1a2b.so (deleted)
 7f20-7f30 r-xp 00000000 00:00 0
@@ -237,7 +242,7 @@ broken
             .map(|mapping| (mapping.start, mapping.file.device, mapping.file.inode, mapping.likelihood(), mapping.name))
             .collect();
         let expected = [
-            (0x5590, 8 << 20 | 1, 10, Likelihood::Executable, "python3.11".into()),
+            (0x5600, 8 << 20 | 1, 10, Likelihood::Executable, "python3.11".into()),
             (0x7f00, 0x2a, 4711, Likelihood::Tls, "libssl.so.3".into()),
             (0x7f10, 0xfe << 20 | 1, 12, Likelihood::Tls, "libssl-3-1a2b.so".into()),
         ];

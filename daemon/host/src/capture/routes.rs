@@ -40,7 +40,8 @@ impl Routes {
         Routes::parse(&text("route"), &text("ipv6_route"), &ifindex)
     }
 
-    fn parse(v4: &str, v6: &str, ifindex: &dyn Fn(&str) -> Option<u32>) -> Routes {
+    /// The table in the texts of both files; `ifindex` numbers interfaces.
+    pub(super) fn parse(v4: &str, v6: &str, ifindex: &dyn Fn(&str) -> Option<u32>) -> Routes {
         let v4 = v4.lines().skip(1).filter_map(|line| parse_v4(line, ifindex));
         let v6 = v6.lines().filter_map(|line| parse_v6(line, ifindex));
         let mut routes: Vec<_> = v4.chain(v6).take(ROUTES_MAX).collect();

@@ -69,7 +69,10 @@ impl Planner {
             return;
         }
         self.arm(pid, now);
-        self.scan(pid);
+        // What is being attached was found by a scan: no need to look again before the answer.
+        if self.processes.get(&pid).is_some_and(|process| process.scans == 0 || process.attachments.is_empty()) {
+            self.scan(pid);
+        }
     }
 
     /// Attaches to what is known to be of use: files seen in this process and files its executable used before.
@@ -221,7 +224,7 @@ impl Planner {
         if !process.opening.is_empty() || process.scanning {
             return;
         }
-        if std::mem::take(&mut process.scan_again) && process.wanted && process.armed_at.is_none() {
+        if std::mem::take(&mut process.scan_again) && process.wanted && process.attachments.is_empty() {
             return self.scan(pid);
         }
         if !process.wanted || !process.tls_files.is_empty() || !process.attachments.is_empty() {
