@@ -17,12 +17,12 @@ use tokio::sync::Notify;
 use crate::Options;
 use crate::capture::attacher_client::{self, Attacher, AttacherConfig, AttacherHandle, Greeting};
 use crate::capture::inventory::{Inventory, inventory};
-use crate::capture::shell::KernelFacts;
 use crate::capture::status::CaptureStatus;
 use crate::capture::{Capture, CaptureConfig};
 use crate::config::Config;
 use crate::metering;
 use crate::privileges::{self, Identity};
+use crate::resolve::{AttacherFiles, Resolver};
 use crate::shards::{self, Shards};
 use crate::telemetry::{CaptureMode, Degradation};
 
@@ -153,7 +153,7 @@ impl Source {
                     proc_root: PROC.into(),
                     sys_root: "/sys".into(),
                 };
-                let identify = Box::new(KernelFacts);
+                let identify = Box::new(Resolver::new(Arc::new(AttacherFiles(attacher.clone()))));
                 let directory = metering.directory();
                 let capture = Capture::start(
                     greeting, attacher, inventory, &settings, directory, identify, &shards, Arc::clone(&status),

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 
 use abi::attacher::StateFile;
+use meter::workload::ProcessKey;
 use serde_json::Value;
 
 /// Opens what the daemon may not open itself.
@@ -18,14 +19,24 @@ pub trait StateFiles: Send + Sync {
     /// # Errors
     /// `NotFound` if there is no such file; anything else is treated alike.
     fn open(&self, kind: StateFile, id: &str) -> io::Result<File>;
+
+    /// A read-only descriptor of `/proc/PID/maps` of a process.
+    ///
+    /// # Errors
+    /// `NotFound` if the process has ended; anything else is treated alike.
+    fn open_maps(&self, process: ProcessKey) -> io::Result<File>;
 }
 
-/// No state files: names of containers stay unknown.
+/// No files: names of containers and executables stay unknown.
 #[derive(Debug)]
 pub struct NoStateFiles;
 
 impl StateFiles for NoStateFiles {
     fn open(&self, _kind: StateFile, _id: &str) -> io::Result<File> {
+        Err(io::ErrorKind::NotFound.into())
+    }
+
+    fn open_maps(&self, _process: ProcessKey) -> io::Result<File> {
         Err(io::ErrorKind::NotFound.into())
     }
 }

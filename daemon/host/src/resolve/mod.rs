@@ -14,6 +14,8 @@
 
 mod cgroups;
 mod container;
+mod exe;
+mod identify;
 mod proc;
 mod users;
 
@@ -32,6 +34,8 @@ use meter::workload::{Container, Pod, ProcessKey, Workload, WorkloadEvidence};
 use cgroups::{Groups, unified_root};
 use container::{Details, bundle_of, is_namespace, look_up};
 pub use container::{NoStateFiles, StateFiles};
+use exe::{FileNumber, path_in};
+pub use identify::AttacherFiles;
 use proc::{Live, Proc};
 use users::Users;
 
@@ -49,6 +53,8 @@ const STARTERS: [&str; 5] = ["systemd", "containerd-shim", "conmon", "dockerd", 
 const ANCESTORS_MAX: usize = 32;
 /// Containers remembered.
 const CONTAINERS_MAX: usize = 2 * 1024;
+/// Programs remembered.
+const PROGRAMS_MAX: usize = 4 * 1024;
 /// How long the answer of a state file holds.
 const PRESENT: Duration = Duration::from_secs(30);
 /// How long a container without a state file is not looked up again.
@@ -96,6 +102,8 @@ pub struct Resolver {
     containers: HashMap<Box<str>, Lookup>,
     /// Containers, as `NAMESPACE/ID`, that were found by a path which does not name them.
     paths: HashMap<Box<str>, String>,
+    /// Paths of programs, so that each is asked for once.
+    programs: HashMap<FileNumber, Box<str>>,
     budget: Budget,
 }
 
@@ -107,6 +115,8 @@ struct Process {
     uid: Option<u32>,
     comm: Option<Box<str>>,
     exe: Option<Box<str>>,
+    /// The file of its program.
+    exe_file: Option<FileNumber>,
     /// Id in the unified hierarchy, as the kernel's last event has it; 0 unknown.
     group: u64,
     /// Read from `/proc/PID/cgroup` of this very process.
@@ -139,6 +149,7 @@ impl Resolver {
             ended: VecDeque::new(),
             containers: HashMap::new(),
             paths: HashMap::new(),
+            programs: HashMap::new(),
             budget: Budget { second: Instant::now(), left: EXEC_READS_PER_SECOND },
         }
     }
@@ -148,7 +159,7 @@ impl Resolver {
         self.note(task);
         if let Some(process) = self.processes.get_mut(&task.tgid) {
             // Of the program that was replaced.
-            (process.exe, process.answer) = (None, None);
+            (process.exe, process.answer, process.identity) = (None, None, None);
         }
         let known = !self.version_1 && (self.groups.knows(task.cgroup_id) || task.cgroup_id <= 1);
         if known || !self.budget.take() {
@@ -215,7 +226,9 @@ impl Resolver {
             return workload.clone();
         }
         let mut process = known.unwrap_or_default();
-        process.exe = process.exe.or_else(|| exe.map(Into::into));
+        if process.exe.is_none() {
+            process.exe = exe.map(Into::into).or_else(|| self.exe_of(key, &process, live.as_ref()));
+        }
         let workload = Arc::new(self.work_out(key, &mut process, live.as_ref()));
         process.answer = Some((Instant::now(), workload.clone()));
         if process.start_ticks == 0 {
@@ -223,6 +236,23 @@ impl Resolver {
         }
         self.insert(key.pid, process);
         workload
+    }
+
+    /// The path of a program seen before, else what the process has mapped.
+    fn exe_of(&mut self, key: ProcessKey, process: &Process, live: Option<&Live>) -> Option<Box<str>> {
+        if let Some(path) = process.exe_file.and_then(|file| self.programs.get(&file)) {
+            return Some(path.clone());
+        }
+        let start_ticks = live?.start_ticks;
+        let maps = self.files.open_maps(ProcessKey { start_ticks, ..key }).ok()?;
+        let path = path_in(maps, process.exe_file)?;
+        if let Some(file) = process.exe_file {
+            if self.programs.len() >= PROGRAMS_MAX {
+                self.programs.clear();
+            }
+            self.programs.insert(file, path.clone());
+        }
+        Some(path)
     }
 
     fn work_out(&mut self, key: ProcessKey, process: &mut Process, live: Option<&Live>) -> Workload {
@@ -418,6 +448,7 @@ impl Resolver {
         let mut process = self.processes.remove(&task.tgid).filter(same).unwrap_or_default();
         process.start_ticks = start_ticks.max(process.start_ticks);
         process.uid = Some(task.uid);
+        process.exe_file = (task.exe_ino != 0).then_some((task.exe_dev, task.exe_ino)).or(process.exe_file);
         process.comm = comm(task).or(process.comm);
         if task.parent_tgid != 0 {
             process.parent = task.parent_tgid;

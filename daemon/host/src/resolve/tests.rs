@@ -112,6 +112,14 @@ impl StateFiles for Files {
         file.rewind()?;
         Ok(file)
     }
+
+    fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
+        let file = if process.pid == 11 { 77 } else { return Err(io::ErrorKind::NotFound.into()) };
+        let mut maps = tempfile::tempfile()?;
+        writeln!(maps, "55d0-55d4 r-xp 0 08:01 {file} /opt/agent")?;
+        maps.rewind()?;
+        Ok(maps)
+    }
 }
 
 /// One line per fact, so that a test shows everything that is known.
@@ -386,6 +394,20 @@ fn a_new_program_is_a_new_answer() {
 }
 
 #[test]
+fn programs_have_paths_also_when_they_are_gone() {
+    let world = World::new(false);
+    let mut resolver = world.resolver();
+    let of_program = |pid| Task { exe_dev: 8 << 20 | 1, exe_ino: 77, ..task(pid, 3, 1, "agent") };
+    let gone = resolver.resolve(key(10), Some(&of_program(10)), None);
+    assert_eq!(told(&gone), "unknown comm=agent user=app");
+    world.process(11, 3, "agent", 1000, "0::/\n");
+    let living = resolver.resolve(key(11), Some(&of_program(11)), None);
+    assert_eq!(told(&living), "exact exe=/opt/agent comm=agent user=app");
+    let gone = resolver.resolve(key(12), Some(&of_program(12)), None);
+    assert_eq!(told(&gone), "unknown exe=/opt/agent comm=agent user=app");
+}
+
+#[test]
 fn memory_is_bounded() {
     let mut resolver = World::new(true).resolver();
     for pid in 2..60_000 {
@@ -417,6 +439,10 @@ impl StateFiles for RealFiles {
             }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
+    }
+
+    fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
+        File::open(format!("/proc/{}/maps", process.pid))
     }
 }
 
@@ -546,6 +572,7 @@ fn containers_of_a_real_containerd_are_named() {
         let container = workload.container.clone().expect("just checked");
         assert_eq!((&*container.id, container.runtime), (expected, "containerd"), "{workload:?}");
         assert_eq!(workload.evidence, WorkloadEvidence::Exact);
+        assert_eq!(workload.exe.as_deref(), Some("/bin/busybox"));
 
         // A child of 5 ms: only its parent can still be looked at.
         let parent = workload.process;
