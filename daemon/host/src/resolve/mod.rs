@@ -304,10 +304,10 @@ impl Resolver {
             let known = self.processes.get(&pid).cloned();
             let start_ticks = known.as_ref().map_or(0, |known| known.start_ticks);
             let live = self.proc.read(pid, start_ticks);
-            let comm = live.as_ref().map(|live| &live.comm);
-            let comm = comm.or(known.as_ref().and_then(|known| known.comm.as_ref()));
+            let comm = live.as_ref().map(|live| &*live.comm);
+            let comm = comm.or(known.as_ref().and_then(|known| known.comm.as_deref()));
             // What these start is put elsewhere, and init adopts orphans: where they are says nothing of a child.
-            let starter = |comm: &Box<str>| STARTERS.iter().any(|name| comm.starts_with(name));
+            let starter = |comm: &str| STARTERS.iter().any(|name| comm.starts_with(name));
             if pid <= 1 || comm.is_some_and(starter) {
                 return None;
             }
