@@ -1,22 +1,62 @@
 //! Closes descriptors whose close is slow, on a thread of its own, many at a time.
 //!
-//! Closing the last descriptor of a uprobe waits for grace periods of the kernel (a perf uprobe 30 to 80 ms, a
-//! `uprobe_multi` link 10 to 30 ms), closing an AF_PACKET socket 6 to 16 ms. Waits of several threads share their
+//! Closing the last descriptor of a uprobe waits for grace periods of the kernel (10 to 80 ms), closing an AF_PACKET socket 6 to 16 ms. Waits of several threads share their
 //! grace periods, so a batch closed in parallel takes little longer than one. The thread that attaches never closes.
 
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread;
+
+use crate::settings::tracefs;
 
 /// Threads of one batch. They sleep in the kernel; each costs a stack of which a page or two is touched.
 const PARALLEL_MAX: usize = 64;
 
 type Done = Box<dyn FnOnce() + Send>;
 
+/// Something of the kernel's that lasts until it is dropped.
+pub(crate) enum Held {
+    /// A descriptor.
+    Descriptor {
+        /// `None` only while being dropped.
+        descriptor: Option<OwnedFd>,
+    },
+    /// A traced uprobe, which must be taken out of tracefs after its event.
+    Traced {
+        /// The event; `None` only while being dropped.
+        event: Option<OwnedFd>,
+        /// The file `uprobe_events`.
+        control: PathBuf,
+        /// Group and name of the uprobe.
+        name: String,
+    },
+}
+
+impl From<OwnedFd> for Held {
+    fn from(descriptor: OwnedFd) -> Held {
+        Held::Descriptor { descriptor: Some(descriptor) }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        match self {
+            Held::Descriptor { descriptor } => *descriptor = None,
+            Held::Traced { event, control, name } => {
+                *event = None;
+                if let Err(error) = tracefs::remove_uprobe(control, name) {
+                    tracing::warn!(%error, name, "a traced uprobe stays behind, unused");
+                }
+            }
+        }
+    }
+}
+
 struct Job {
-    descriptors: Vec<OwnedFd>,
+    held: Vec<Held>,
     done: Done,
 }
 
@@ -44,13 +84,13 @@ impl Closer {
         self.backlog.load(Ordering::Relaxed)
     }
 
-    /// Closes `descriptors` soon, then runs `done`.
-    pub(crate) fn close(&self, descriptors: Vec<OwnedFd>, done: impl FnOnce() + Send + 'static) {
+    /// Drops `held` soon, then runs `done`.
+    pub(crate) fn close(&self, held: Vec<Held>, done: impl FnOnce() + Send + 'static) {
         self.backlog.fetch_add(1, Ordering::Relaxed);
-        if let Err(unsent) = self.jobs.send(Job { descriptors, done: Box::new(done) }) {
+        if let Err(unsent) = self.jobs.send(Job { held, done: Box::new(done) }) {
             // The thread is gone: slow, but never forgotten.
-            let Job { descriptors, done } = unsent.0;
-            drop(descriptors);
+            let Job { held, done } = unsent.0;
+            drop(held);
             self.backlog.fetch_sub(1, Ordering::Relaxed);
             done();
         }
@@ -59,13 +99,13 @@ impl Closer {
 
 fn work(queue: &Receiver<Job>, backlog: &AtomicU32) {
     while let Ok(first) = queue.recv() {
-        let mut descriptors = first.descriptors;
+        let mut held = first.held;
         let mut finished = vec![first.done];
         while let Ok(job) = queue.try_recv() {
-            descriptors.extend(job.descriptors);
+            held.extend(job.held);
             finished.push(job.done);
         }
-        close_all(descriptors);
+        close_all(held);
         for done in finished {
             backlog.fetch_sub(1, Ordering::Relaxed);
             done();
@@ -74,15 +114,15 @@ fn work(queue: &Receiver<Job>, backlog: &AtomicU32) {
 }
 
 /// Closes everything and returns when it is closed.
-pub(crate) fn close_all(descriptors: Vec<OwnedFd>) {
-    let threads = PARALLEL_MAX.min(descriptors.len());
+pub(crate) fn close_all(held: Vec<Held>) {
+    let threads = PARALLEL_MAX.min(held.len());
     if threads <= 1 {
-        return drop(descriptors);
+        return drop(held);
     }
-    let mut shares: Vec<Vec<OwnedFd>> = (0..threads).map(|_| Vec::new()).collect();
-    for (at, descriptor) in descriptors.into_iter().enumerate() {
+    let mut shares: Vec<Vec<Held>> = (0..threads).map(|_| Vec::new()).collect();
+    for (at, one) in held.into_iter().enumerate() {
         if let Some(share) = shares.get_mut(at % threads) {
-            share.push(descriptor);
+            share.push(one);
         }
     }
     thread::scope(|scope| {

@@ -21,14 +21,14 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{getsockopt, sockopt};
 use zerocopy::{FromZeros, IntoBytes};
 
-use crate::closer::{Closer, close_all};
+use crate::closer::{Closer, Held, close_all};
 use crate::files::{Files, raise_descriptor_limit};
 use crate::life;
 use crate::loader::{self, Loaded, PROGRAMS, Sizes, Stop, Target};
 use crate::logging;
 use crate::settings::{self, tracefs::Tracefs};
 use crate::sys::bpf;
-use crate::sys::perf::{self, UprobeSource};
+use crate::sys::perf;
 use crate::tap::{self, Taps};
 use crate::uprobes::{Uprobes, Way};
 use crate::verbs::{Peer, Server, send_with};
@@ -123,7 +123,7 @@ pub fn run(socket: OwnedFd, options: &Options) -> Result<(), String> {
 struct Armed {
     server: Server,
     /// Tracepoint attachments.
-    always: Vec<OwnedFd>,
+    always: Vec<Held>,
     /// See [`perf::warm_event`].
     _warm: Option<OwnedFd>,
     settings: Settings,
@@ -188,8 +188,8 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
     let sizes = Sizes { events_bytes: options.events_mib << 20, content_bytes: options.content_mib << 20 };
     let mut loaded = loader::load(OBJECT, &found.settings, sizes, options.allow_uprobe_multi)?;
     name_ourselves(&mut loaded, socket)?;
-    let way = uprobe_way(&loaded, limits)?;
     let always = attach_always(&loaded, &tracefs, limits)?;
+    let way = uprobe_way(&loaded, tracefs, limits);
     let thread =
         |name| Closer::start(name).map_err(|error| (Limit::LoadRefused, format!("thread {name}: {error}")));
     let (detacher, tap_closer) = (thread("detach")?, thread("tap-close")?);
@@ -198,6 +198,7 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
         limits.add(Limit::MainNeedsCapBpf, "before Linux 5.19 reading maps needs CAP_BPF: main must keep it");
     }
     logging::follow_kernel(&mut loaded.ebpf);
+    crate::sys::give_back_memory();
     let server = Server {
         socket: Arc::clone(socket),
         loaded,
@@ -223,23 +224,21 @@ fn name_ourselves(loaded: &mut Loaded, socket: &Arc<OwnedFd>) -> Result<(), Stop
     Ok(())
 }
 
-fn uprobe_way(loaded: &Loaded, limits: &mut Limits) -> Result<Way, Stop> {
+fn uprobe_way(loaded: &Loaded, tracefs: Tracefs, limits: &mut Limits) -> Way {
+    tracefs.remove_stale_uprobes();
     if loaded.multi {
-        return Ok(Way::Multi);
+        return Way::Multi;
     }
-    limits.add(Limit::NoUprobeMulti, "no uprobe_multi with a process filter (Linux 6.10): detaching is slow");
-    let source = UprobeSource::find().map_err(|error| {
-        (
-            Limit::LoadRefused,
-            format!("uprobes are not available ({error}): the kernel needs CONFIG_UPROBE_EVENTS"),
-        )
-    })?;
-    Ok(Way::Perf(source))
+    limits.add(
+        Limit::NoUprobeMulti,
+        "no uprobe_multi with a process filter (Linux 6.10): uprobes go through tracefs and perf events",
+    );
+    Way::Traced(tracefs)
 }
 
 /// Attaches what is on all the time. Without connections there is nothing to capture; without process events short
 /// lives are missed, which is a limit.
-fn attach_always(loaded: &Loaded, tracefs: &Tracefs, limits: &mut Limits) -> Result<Vec<OwnedFd>, Stop> {
+fn attach_always(loaded: &Loaded, tracefs: &Tracefs, limits: &mut Limits) -> Result<Vec<Held>, Stop> {
     let mut attached = Vec::new();
     for (name, _, target) in PROGRAMS {
         let Some(program) = loaded.program(name) else { continue };
@@ -247,13 +246,13 @@ fn attach_always(loaded: &Loaded, tracefs: &Tracefs, limits: &mut Limits) -> Res
             Target::OnRequest => continue,
             Target::Tracepoint(category, event) => tracefs
                 .id(category, event)
-                .and_then(|id| perf::tracepoint(id, program).map_err(|error| error.to_string())),
+                .and_then(|id| perf::tracepoint(id, program, 0).map_err(|error| error.to_string())),
             Target::RawTracepoint(event) => {
                 bpf::raw_tracepoint_open(event, program).map_err(|error| error.to_string())
             }
         };
         match result {
-            Ok(fd) => attached.push(fd),
+            Ok(fd) => attached.push(fd.into()),
             Err(why) if *name == "inet_sock_set_state" => {
                 return Err((Limit::NoTracepoint, format!("attaching {name}: {why}")));
             }
@@ -266,7 +265,7 @@ fn attach_always(loaded: &Loaded, tracefs: &Tracefs, limits: &mut Limits) -> Res
 fn try_tap(loaded: &Loaded, closer: &Closer, limits: &mut Limits) {
     let Some(filter) = loaded.program("tap") else { return };
     match tap::filtered_socket(filter) {
-        Ok(socket) => closer.close(vec![socket], || ()),
+        Ok(socket) => closer.close(vec![socket.into()], || ()),
         Err(error) => {
             limits.add(Limit::NoTap, &format!("packet socket: {error}; names come from libraries only"))
         }
@@ -311,15 +310,14 @@ fn let_go(armed: Armed) {
     let started = Instant::now();
     let Armed { mut server, mut always, .. } = armed;
     let attachments = server.uprobes.len();
-    always.extend(server.uprobes.take_all());
-    always.extend(server.taps.take_all());
-    let descriptors = always.len();
+    server.uprobes.close();
+    always.extend(server.taps.take_all().into_iter().map(Held::from));
     close_all(always);
     // What was being detached already is nearly done; its threads end with the process otherwise.
     while server.detacher.backlog() > 0 && started.elapsed() < Duration::from_secs(5) {
         std::thread::yield_now();
     }
-    tracing::info!(attachments, descriptors, took_ms = started.elapsed().as_millis() as u64, "detached");
+    tracing::info!(attachments, took_ms = started.elapsed().as_millis() as u64, "detached");
 }
 
 fn hello(armed: Option<&Armed>, limits: &Limits, started: Instant) -> Box<Hello> {

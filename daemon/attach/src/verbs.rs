@@ -13,12 +13,12 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::closer::Closer;
+use crate::closer::{Closer, Held};
 use crate::files::{self, Files};
 use crate::loader::Loaded;
 use crate::process;
 use crate::tap::Taps;
-use crate::uprobes::{ATTACHMENTS_MAX, Uprobes};
+use crate::uprobes::{ATTACHMENTS_MAX, InFile, Uprobes};
 
 /// Why a request was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,7 +108,7 @@ impl Server {
             },
             Some(Verb::TapOpen) => self.tap_open(request),
             Some(Verb::TapClose) => match self.taps.take(request.value) {
-                Some(socket) => return self.close_later(id, vec![socket], started, true),
+                Some(socket) => return self.close_later(id, vec![socket.into()], started, true),
                 None => Err(Refused::Gone),
             },
             Some(Verb::OpenMaps) => open_maps(request),
@@ -137,7 +137,8 @@ impl Server {
         }
         let check = |pid| if pid == 0 { Ok(()) } else { process::is_the_one(pid, request.start_ticks) };
         check(request.pid)?;
-        let attached = self.uprobes.attach(&self.loaded, file.fd(), request.pid, &places);
+        let file = InFile { number: request.file, fd: file.fd() };
+        let attached = self.uprobes.attach(&self.loaded, file, request.pid, &places);
         let number = attached.map_err(|(error, links)| {
             self.detacher.close(links, || ());
             Refused::from_io(&error)
@@ -162,11 +163,11 @@ impl Server {
         Ok(Done { opened: Some(opened), descriptor: Some(descriptor), ..Done::default() })
     }
 
-    fn close_later(&self, id: u64, descriptors: Vec<OwnedFd>, started: Instant, is_tap: bool) -> Peer {
+    fn close_later(&self, id: u64, held: Vec<Held>, started: Instant, is_tap: bool) -> Peer {
         let socket = Arc::clone(&self.socket);
         let closer = if is_tap { &self.tap_closer } else { &self.detacher };
         let backlog = closer.backlog();
-        closer.close(descriptors, move || {
+        closer.close(held, move || {
             let mut reply = blank(id, started);
             reply.detach_backlog = backlog;
             // Main being gone is noticed by the loop that reads.

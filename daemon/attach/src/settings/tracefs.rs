@@ -1,5 +1,8 @@
 //! tracefs: ids and field offsets of tracepoints. Mounted where it is missing and this process may.
 
+use std::ffi::CStr;
+use std::fs::OpenOptions;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use nix::mount::{MsFlags, mount};
@@ -55,9 +58,50 @@ impl Tracefs {
         Ok(Format { text, path })
     }
 
+    /// Names a uprobe at an offset of a file, for perf to attach to: the way of kernels that allow a process without
+    /// CAP_SYS_ADMIN nothing better. The answer is the file to control it with, its name and its perf number.
+    pub(crate) fn add_uprobe(
+        &self,
+        name: &str,
+        path: &CStr,
+        offset: u64,
+        at_return: bool,
+    ) -> io::Result<(PathBuf, u64)> {
+        let control = self.root.join("uprobe_events");
+        let kind = if at_return { 'r' } else { 'p' };
+        append(&control, &format!("{kind}:{GROUP}/{name} {}:{offset:#x}\n", path.to_string_lossy()))?;
+        match self.id(GROUP, name) {
+            Ok(id) => Ok((control, id)),
+            Err(why) => {
+                remove_uprobe(&control, name)?;
+                Err(io::Error::other(why))
+            }
+        }
+    }
+
+    /// Removes what an attacher that was killed has left. Those still in use stay: the kernel refuses.
+    pub(crate) fn remove_stale_uprobes(&self) {
+        let Ok(names) = std::fs::read_dir(self.root.join("events").join(GROUP)) else { return };
+        for name in names.filter_map(|entry| entry.ok()?.file_name().into_string().ok()) {
+            let _ = remove_uprobe(&self.root.join("uprobe_events"), &name);
+        }
+    }
+
     fn event(&self, category: &str, name: &str) -> PathBuf {
         self.root.join("events").join(category).join(name)
     }
+}
+
+/// Group of our traced uprobes in tracefs.
+const GROUP: &str = "venturi";
+
+/// Takes a traced uprobe out. Refused while something is attached to it.
+pub(crate) fn remove_uprobe(control: &Path, name: &str) -> io::Result<()> {
+    append(control, &format!("-:{GROUP}/{name}\n"))
+}
+
+fn append(control: &Path, command: &str) -> io::Result<()> {
+    OpenOptions::new().append(true).open(control)?.write_all(command.as_bytes())
 }
 
 /// A `format` file: lines such as `field:const void * skaddr;\toffset:8;\tsize:8;\tsigned:0;`.

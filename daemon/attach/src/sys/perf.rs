@@ -1,10 +1,9 @@
-//! `perf_event_open(2)`: tracepoints, uprobes, and the idle event that keeps arming fast.
+//! `perf_event_open(2)`: tracepoints, traced uprobes, and the idle event that keeps arming fast.
 #![expect(
     unsafe_code,
     reason = "perf_event_open(2) takes a pointer to a structure whose layout the kernel defines"
 )]
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
@@ -35,53 +34,22 @@ struct Attr {
 /// Which bits of `flags` are used: bit 0 `disabled`.
 const DISABLED: u64 = 1;
 
-/// Attaches a tracepoint program to the tracepoint with this tracefs id; detached when the descriptor is closed.
-/// One event on one CPU is enough: a BPF program on a tracepoint event runs for every hit on every CPU.
-pub(crate) fn tracepoint(id: u64, program: BorrowedFd<'_>) -> io::Result<OwnedFd> {
-    let attr = Attr { kind: TYPE_TRACEPOINT, config: id, sample_period: 1, ..Attr::default() };
-    let event = open(attr, -1, 0)?;
+/// Attaches a program to the tracepoint with this tracefs id, a kprobe-type one to a traced uprobe, for one process
+/// (`pid` 0: for all); detached when the descriptor is closed. One event on one CPU is enough for all: a BPF program
+/// on a tracepoint event runs for every hit on every CPU.
+pub(crate) fn tracepoint(id: u64, program: BorrowedFd<'_>, pid: u32) -> io::Result<OwnedFd> {
+    let event = extend_to(id, pid)?;
     set_program(&event, program)?;
     Ok(event)
 }
 
-/// The uprobe event source of this kernel.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct UprobeSource {
-    /// Contents of `/sys/bus/event_source/devices/uprobe/type`.
-    pub(crate) kind: u32,
-    /// Bit of `config` that makes a return probe.
-    pub(crate) return_bit: u32,
-}
-
-impl UprobeSource {
-    /// Reads what the kernel says of itself in sysfs.
-    pub(crate) fn find() -> io::Result<UprobeSource> {
-        let base = "/sys/bus/event_source/devices/uprobe";
-        let kind = read_number(&format!("{base}/type"), "")?;
-        let return_bit = read_number(&format!("{base}/format/retprobe"), "config:")?;
-        Ok(UprobeSource { kind, return_bit })
-    }
-}
-
-/// Attaches a kprobe-type program at one offset of one file for one process (`pid` 0: for all).
-pub(crate) fn uprobe(
-    source: UprobeSource,
-    program: BorrowedFd<'_>,
-    path: &CStr,
-    offset: u64,
-    pid: u32,
-    at_return: bool,
-) -> io::Result<OwnedFd> {
-    let attr = Attr {
-        kind: source.kind,
-        config: if at_return { 1 << source.return_bit } else { 0 },
-        config1: path.as_ptr() as u64,
-        config2: offset,
-        ..Attr::default()
-    };
-    let (pid, cpu) = if pid == 0 { (-1, 0) } else { (pid as i32, -1) };
+/// Lets the uprobe with this tracefs id fire in one more process (`pid` 0: in all), for the program that is attached to
+/// it already; taken back when the descriptor is closed.
+pub(crate) fn extend_to(id: u64, pid: u32) -> io::Result<OwnedFd> {
+    let attr = Attr { kind: TYPE_TRACEPOINT, config: id, sample_period: 1, ..Attr::default() };
+    let (pid, cpu) = whom(pid);
     let event = open(attr, pid, cpu)?;
-    set_program(&event, program)?;
+    enable(&event)?;
     Ok(event)
 }
 
@@ -91,12 +59,18 @@ pub(crate) fn warm_event() -> io::Result<OwnedFd> {
     open(Attr { kind: TYPE_SOFTWARE, config: COUNT_SW_DUMMY, flags: DISABLED, ..Attr::default() }, 0, -1)
 }
 
+/// The process and the CPU of an event: a process on every CPU, or every process by way of the first CPU.
+fn whom(pid: u32) -> (i32, i32) {
+    if pid == 0 { (-1, 0) } else { (pid.cast_signed(), -1) }
+}
+
 fn set_program(event: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: the ioctl takes a descriptor number by value.
     let set = unsafe { libc::ioctl(event.as_raw_fd(), IOC_SET_BPF as _, program.as_raw_fd()) };
-    if set < 0 {
-        return Err(io::Error::last_os_error());
-    }
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+fn enable(event: &OwnedFd) -> io::Result<()> {
     // SAFETY: the ioctl takes no pointer.
     let enabled = unsafe { libc::ioctl(event.as_raw_fd(), IOC_ENABLE as _, 0) };
     if enabled < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
@@ -113,12 +87,4 @@ fn open(mut attr: Attr, pid: i32, cpu: i32) -> io::Result<OwnedFd> {
     }
     // SAFETY: a non-negative result is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(fd as i32) })
-}
-
-fn read_number(path: &str, prefix: &str) -> io::Result<u32> {
-    let text = std::fs::read_to_string(path)?;
-    let digits = text.trim().strip_prefix(prefix).unwrap_or("");
-    digits.parse().map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{path}: {text:?} is not understood"))
-    })
 }

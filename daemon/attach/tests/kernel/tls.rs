@@ -41,10 +41,20 @@ for line in sys.stdin:
 
 #[test]
 fn plaintext_comes_from_armed_processes_only() {
-    if !can_run("plaintext_comes_from_armed_processes_only") {
-        return;
+    if can_run("plaintext_comes_from_armed_processes_only") {
+        check("multi", &[]);
     }
-    let directory = std::env::temp_dir().join(format!("venturi-attach-tls-{}", std::process::id()));
+}
+
+#[test]
+fn plaintext_comes_from_armed_processes_only_without_uprobe_multi() {
+    if can_run("plaintext_comes_from_armed_processes_only_without_uprobe_multi") {
+        check("sites", &["--no-uprobe-multi"]);
+    }
+}
+
+fn check(name: &str, arguments: &[&str]) {
+    let directory = std::env::temp_dir().join(format!("venturi-attach-{name}-{}", std::process::id()));
     std::fs::create_dir_all(&directory).expect("directory");
     let (certificate, key) = certificate(&directory);
     let start = || Python::start(SCRIPT, &[&certificate, &key]).expect("python3 with ssl");
@@ -55,7 +65,7 @@ fn plaintext_comes_from_armed_processes_only() {
         "the armed process has not loaded the library yet"
     );
 
-    let mut attacher = Attacher::armed(&[]);
+    let mut attacher = Attacher::armed(arguments);
     know_host(&attacher);
     let (first, last) = mapping(donor.pid(), "libssl", "r-xp").expect("libssl");
     let mut open = request(Verb::OpenMapped);
