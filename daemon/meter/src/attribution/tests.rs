@@ -338,7 +338,7 @@ fn run(rules: &[OwnerRule], of: &Workload) -> Attribution {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2_000))]
+    #![proptest_config(ProptestConfig::with_cases(500))]
 
     #[test]
     fn nothing_exceeds_its_cap(rules in proptest::collection::vec(any_rule(&["one", "two"]), 0..6), of in any_workload()) {

@@ -391,3 +391,91 @@ fn start_of_day(date: &str) -> Result<u64> {
     let days = era * 146_097 + of_era * 365 + of_era / 4 - of_era / 100 + of_year;
     Ok((days - 719_468) * 86_400)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{Model, genai_model, pico, ratio, rules, start_of_day};
+    use crate::write::date;
+
+    #[test]
+    fn decimal_text_becomes_whole_pico_dollars() {
+        let check = |text: &str, exponent: i32, expected: Option<u64>| {
+            assert_eq!(pico(text, exponent), expected, "{text}")
+        };
+        check("2.5", 6, Some(2_500_000));
+        check("0.0028", 6, Some(2_800));
+        check("0.0000001", 6, None);
+        check("1.25e-06", 12, Some(1_250_000));
+        check("1.5999999999999999e-07", 12, Some(160_000));
+        check("6E-8", 12, Some(60_000));
+        check("0", 12, Some(0));
+        check("3", 6, Some(3_000_000));
+        check("-1", 6, None);
+        check("1e308", 12, None);
+        check("NaN", 12, None);
+        check("", 12, None);
+        assert_eq!(ratio("1.1").unwrap(), (11, 10));
+    }
+
+    #[test]
+    fn dates_go_both_ways() {
+        for (text, seconds) in [("1970-01-01", 0), ("2000-02-29", 951_782_400), ("2026-10-12", 1_791_763_200)]
+        {
+            assert_eq!(start_of_day(text).unwrap(), seconds);
+            assert_eq!(date(seconds + 86_399), text);
+        }
+        assert!(start_of_day("yesterday").is_err());
+    }
+
+    #[test]
+    fn clauses_become_rules() {
+        let check = |clause: serde_json::Value, yes: &[&str], no: &[&str]| {
+            let found = rules(&clause).unwrap();
+            let any = |name: &str| found.iter().any(|rule| rule.matches(name));
+            assert!(yes.iter().all(|name| any(name)) && !no.iter().any(|name| any(name)), "{clause}");
+        };
+        check(json!({"equals": "GPT-X"}), &["gpt-x"], &["gpt-x-mini"]);
+        check(
+            json!({"regex": r"^claude-x-5[-@]\d{8}$"}),
+            &["claude-x-5-20260101", "claude-x-5@20260101"],
+            &["claude-x-5", "claude-x-5-2026010", "claude-x-5-20260101-fast"],
+        );
+        check(
+            json!({"regex": r"^g\.5-\d{4}-\d{2}-\d{2}$"}),
+            &["g.5-2026-01-31"],
+            &["gx5-2026-01-31", "g.5-mini"],
+        );
+        check(
+            json!({"and": [{"starts_with": "gem"}, {"regex": r"^(?!.*-[tT][tT][sS](?:$|-))"}]}),
+            &["gem-pro"],
+            &["gem-pro-tts", "other"],
+        );
+        check(json!({"or": [{"contains": "a"}, {"ends_with": "z"}]}), &["bab", "xz"], &["zx"]);
+    }
+
+    #[test]
+    fn a_variant_changes_what_it_names() {
+        let model: Model = genai_model(
+            &json!({
+                "id": "m", "match": {"equals": "m"},
+                "rates": [
+                    {"from": "2020-01-01", "prices": {"input_mtok": {"base": "9", "tiers": []}}},
+                    {"from": "2026-10-12", "prices": {
+                        "input_mtok": {"base": "2", "tiers": [[200_000, "4"]]},
+                        "cache_read_mtok": {"base": "0.2", "tiers": [[200_000, "0.4"]]}}}],
+                "variants": [{"when": {"processing": "batch"}, "prices": {"input_mtok": {"base": "1", "tiers": []}}}]
+            }),
+            &[],
+        )
+        .unwrap();
+        assert_eq!(model.rates[0].from, None, "the first rate holds before all others");
+        let batch = &model.rates[2];
+        assert!(batch.batch);
+        assert_eq!(batch.prices.base["input"], 1_000_000);
+        assert_eq!(batch.prices.base["cache_read"], 200_000);
+        assert_eq!(batch.prices.over[&200_000].get("input"), None, "the variant's input has no tier");
+        assert_eq!(batch.prices.over[&200_000]["cache_read"], 400_000);
+    }
+}
