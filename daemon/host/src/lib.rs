@@ -8,6 +8,7 @@ pub mod capture;
 pub mod config;
 pub mod doctor;
 pub mod error;
+pub mod memory;
 mod metering;
 pub mod privileges;
 pub mod resolve;
@@ -126,6 +127,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         .enable_all()
         .build()
         .context("starting the runtime")?;
+    memory::give_back();
     let ended = runtime.block_on(async move {
         let refresh = tokio::spawn(metering.keep_fresh());
         let ended = supervise::until_stopped(socket, running).await;

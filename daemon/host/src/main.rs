@@ -37,7 +37,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
-    share_arenas();
+    host::memory::tune();
     let arguments = Arguments::parse();
     if arguments.print_example_config {
         let printed = std::io::stdout().write_all(host::config::EXAMPLE.as_bytes());
@@ -52,16 +52,5 @@ fn main() -> ExitCode {
             let _ = writeln!(std::io::stderr(), "venturid: {failure}");
             ExitCode::from(failure.exit_code())
         }
-    }
-}
-
-/// A dozen threads would each get a heap of their own that keeps what it once needed: two are enough for what they
-/// allocate at the same time.
-#[expect(unsafe_code, reason = "the C library has no safe interface for it")]
-fn share_arenas() {
-    #[cfg(target_env = "gnu")]
-    // SAFETY: called before there is a second thread; it only sets numbers. A failure leaves the defaults.
-    unsafe {
-        libc::mallopt(libc::M_ARENA_MAX, 2);
     }
 }

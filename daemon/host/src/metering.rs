@@ -81,11 +81,12 @@ impl Shared {
         Driven { pipeline: Pipeline::new(options), owners, source: self.owners(), clock_checked: Moment(0) }
     }
 
-    /// Renews the index three times within its maximum age, for ever.
+    /// Renews the index three times within its maximum age, for ever; an occasion to give back unused memory.
     pub(crate) async fn keep_fresh(self) {
         loop {
             let index = self.owners.load_full();
             tokio::time::sleep(Duration::from_nanos(index.max_staleness_ns() / 3)).await;
+            crate::memory::give_back();
             self.owners.store(Arc::new(index.refreshed(index.generation(), realtime())));
         }
     }
