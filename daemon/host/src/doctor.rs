@@ -60,7 +60,8 @@ fn is_mounted(mounts: &str, kind: &str) -> bool {
 }
 
 fn parse_status(status: &str) -> Privileges {
-    let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+    let field =
+        |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
     let mask = u64::from_str_radix(field("CapEff:"), 16).unwrap_or(0);
     Privileges {
         pid: 0,
@@ -76,10 +77,11 @@ fn parse_status(status: &str) -> Privileges {
 
 /// Names of the capabilities in a mask of the kernel's; one that has no name yet is `CAP_n`.
 pub fn capability_names(mask: u64) -> Vec<String> {
-    let name = |bit: u32| match caps::all().into_iter().find(|capability| u32::from(capability.index()) == bit) {
-        Some(capability) => capability.to_string(),
-        None => format!("CAP_{bit}"),
-    };
+    let name =
+        |bit: u32| match caps::all().into_iter().find(|capability| u32::from(capability.index()) == bit) {
+            Some(capability) => capability.to_string(),
+            None => format!("CAP_{bit}"),
+        };
     (0..u64::BITS).filter(|bit| mask >> bit & 1 == 1).map(name).collect()
 }
 
@@ -95,7 +97,9 @@ fn packet_sockets(process: &Path) -> Option<u32> {
     for entry in fs::read_dir(process.join("fd")).ok()? {
         // A descriptor may be closed while we look.
         let Ok(target) = fs::read_link(entry.ok()?.path()) else { continue };
-        let inode = target.to_str().and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
+        let inode = target
+            .to_str()
+            .and_then(|text| text.strip_prefix("socket:[")?.strip_suffix(']')?.parse::<u64>().ok());
         held += u32::from(inode.is_some_and(|inode| sockets.contains(&inode)));
     }
     Some(held)

@@ -48,8 +48,10 @@ mod tests {
 
     #[test]
     fn scripts_can_tell_failures_apart() {
-        let key = store::PrepareError::KeyRefused { tenant: "a".into(), path: "k".into(), why: "gone".into() };
-        let unreadable = ConfigError::Unreadable { path: "c".into(), source: std::io::ErrorKind::NotFound.into() };
+        let key =
+            store::PrepareError::KeyRefused { tenant: "a".into(), path: "k".into(), why: "gone".into() };
+        let unreadable =
+            ConfigError::Unreadable { path: "c".into(), source: std::io::ErrorKind::NotFound.into() };
         for (failure, code) in [
             (Failure::from(unreadable), 2),
             (Failure::from(key), 78),

@@ -117,9 +117,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         first_seen: Default::default(),
     });
     let access = Access::new(&config, group);
-    let serving = Arc::new(Serving { stores, hub: Arc::clone(&writer.hub), access, telemetry, stop: stopping });
+    let serving =
+        Arc::new(Serving { stores, hub: Arc::clone(&writer.hub), access, telemetry, stop: stopping });
     let capture_lost = capture.lost();
-    let running = Running { capture, stop_capture: source::Running::stop, capture_lost, writer, serving, stop };
+    let running =
+        Running { capture, stop_capture: source::Running::stop, capture_lost, writer, serving, stop };
 
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(API_THREADS)
@@ -151,7 +153,8 @@ mod tests {
     #[test]
     fn keys_are_beside_the_state_directory() {
         let layout = |state: &str, keys: Option<&str>| {
-            let options = Options { state_dir: state.into(), key_dir: keys.map(Into::into), ..Options::default() };
+            let options =
+                Options { state_dir: state.into(), key_dir: keys.map(Into::into), ..Options::default() };
             options.layout().key_dir
         };
         for (state, keys, expected) in [

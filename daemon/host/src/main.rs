@@ -43,7 +43,8 @@ fn main() -> ExitCode {
         let printed = std::io::stdout().write_all(host::config::EXAMPLE.as_bytes());
         return if printed.is_ok() { ExitCode::SUCCESS } else { ExitCode::from(host::error::EXIT_FAILED) };
     }
-    let Arguments { config, state_dir, key_dir, socket, attacher, user, replay, print_example_config: _ } = arguments;
+    let Arguments { config, state_dir, key_dir, socket, attacher, user, replay, print_example_config: _ } =
+        arguments;
     let options = host::Options { config, state_dir, key_dir, socket, attacher, user, replay };
     match host::run(&options) {
         Ok(()) => ExitCode::SUCCESS,

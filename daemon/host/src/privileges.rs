@@ -90,7 +90,9 @@ fn become_unprivileged(identity: Identity, keep_cap_bpf: bool) -> anyhow::Result
     let uid = Uid::from_raw(identity.uid);
     setresuid(uid, uid, uid).with_context(|| format!("becoming uid {uid}"))?;
     prctl::set_keepcaps(false).context("ending the retention of capabilities")?;
-    caps::clear(None, CapSet::Ambient).or_else(ignore_unsupported).context("clearing ambient capabilities")?;
+    caps::clear(None, CapSet::Ambient)
+        .or_else(ignore_unsupported)
+        .context("clearing ambient capabilities")?;
     // First effective, then permitted: the effective set must stay within the permitted one.
     caps::set(None, CapSet::Effective, &CapsHashSet::new()).context("clearing effective capabilities")?;
     caps::set(None, CapSet::Permitted, &kept).context("clearing permitted capabilities")?;
@@ -219,14 +221,16 @@ fn refuse_x32() -> BpfProgram {
     const X32_BIT: u32 = 0x4000_0000;
     let load_number = sock_filter { code: 0x20, jt: 0, jf: 0, k: 0 };
     let is_x32 = sock_filter { code: 0x35, jt: 0, jf: 1, k: X32_BIT };
-    let errno = sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs() };
+    let errno =
+        sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs() };
     let allow = sock_filter { code: 0x06, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW };
     vec![load_number, is_x32, errno, allow]
 }
 
 /// Whether this kernel wants CAP_BPF for map commands: before 5.19.
 pub fn kernel_needs_cap_bpf(release: &str) -> bool {
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|number| number.parse::<u32>().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
     version < (5, 19)
 }
@@ -247,7 +251,9 @@ mod tests {
 
     #[test]
     fn kernels_before_5_19_need_the_capability() {
-        for (release, needs) in [("5.10.0-8-amd64", true), ("5.19.0", false), ("6.1", false), ("4.19.1", true)] {
+        for (release, needs) in
+            [("5.10.0-8-amd64", true), ("5.19.0", false), ("6.1", false), ("4.19.1", true)]
+        {
             assert_eq!(kernel_needs_cap_bpf(release), needs, "{release}");
         }
     }
@@ -292,12 +298,19 @@ mod tests {
         assert_eq!(field("NoNewPrivs:"), "1");
         assert_eq!(field("Seccomp:"), "2");
         assert_eq!(prctl::get_dumpable(), Ok(false));
-        assert_eq!(std::fs::metadata("/proc/self/maps").expect("own maps").uid(), 0, "others of our uid cannot look in");
+        assert_eq!(
+            std::fs::metadata("/proc/self/maps").expect("own maps").uid(),
+            0,
+            "others of our uid cannot look in"
+        );
 
         for (what, result) in [
             ("execve", Command::new("/bin/true").status().err().and_then(|error| error.raw_os_error())),
             ("packet socket", socket_errno(libc::AF_PACKET)),
-            ("unshare", nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).err().map(|errno| errno as i32)),
+            (
+                "unshare",
+                nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWUSER).err().map(|errno| errno as i32),
+            ),
             ("shadow", std::fs::read("/etc/shadow").err().map(|_| libc::EPERM)),
         ] {
             assert_eq!(result, Some(libc::EPERM), "{what} must be refused");

@@ -45,7 +45,8 @@ pub fn listen(path: &Path, identity: Option<Identity>, group: Option<u32>) -> an
         Ok(_) if UnixStream::connect(path).is_ok() => {
             bail!("{} is served by another process: stop it, or choose another --socket", path.display());
         }
-        Ok(_) => std::fs::remove_file(path).with_context(|| format!("removing the stale socket {}", path.display()))?,
+        Ok(_) => std::fs::remove_file(path)
+            .with_context(|| format!("removing the stale socket {}", path.display()))?,
         Err(error) if error.kind() == ErrorKind::NotFound => {}
         Err(error) => return Err(error).with_context(|| format!("looking at {}", path.display())),
     }
@@ -69,7 +70,9 @@ pub fn listen(path: &Path, identity: Option<Identity>, group: Option<u32>) -> an
 
 /// Makes the socket's directory where it is missing, for the daemon's user, so that the socket can be removed.
 fn make_directory(path: &Path, identity: Option<Identity>) -> anyhow::Result<()> {
-    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else { return Ok(()) };
+    let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) else {
+        return Ok(());
+    };
     if directory.is_dir() {
         return Ok(());
     }
@@ -146,11 +149,14 @@ pub async fn until_stopped<C: Send + 'static>(socket: Socket, running: Running<C
     let deadline = Instant::now() + GRACE;
     tracing::info!(lost = matches!(why, Why::CaptureLost), "stopping");
     let figures = Arc::clone(&writer.figures);
-    let drain = tokio::task::spawn_blocking(move || (stop_capture(capture, deadline), writer.finish(deadline)));
+    let drain =
+        tokio::task::spawn_blocking(move || (stop_capture(capture, deadline), writer.finish(deadline)));
     match tokio::time::timeout_at(deadline.into(), drain).await {
         Ok(Ok((true, true))) => {}
         Ok(Err(error)) => tracing::error!(%error, "stopping capture failed"),
-        Ok(Ok(_)) | Err(_) => tracing::warn!(pending = figures.pending(), "not everything was stored in time"),
+        Ok(Ok(_)) | Err(_) => {
+            tracing::warn!(pending = figures.pending(), "not everything was stored in time")
+        }
     }
     // Only now: watchers have been told of the last records.
     stop.send_replace(true);

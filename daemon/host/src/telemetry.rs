@@ -27,8 +27,10 @@ pub fn log_to_stderr(log: Log) {
         EnvFilter::new(format!("warn,host={0},store={0},meter={0},venturid={0}", log.level))
     });
     // Colour only where a person looks and did not ask for none (https://no-color.org).
-    let colour = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let format = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
+    let colour =
+        std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let format =
+        tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colour).with_writer(std::io::stderr);
     // Fails only if a subscriber is set already, as in tests.
     let _ = if log.json { format.json().try_init() } else { format.with_target(false).try_init() };
 }
@@ -151,23 +153,27 @@ impl Degradation {
     /// What is lost by it, and what to do.
     pub fn words(&self) -> (String, String) {
         let (effect, remedy) = match self {
-            Degradation::CaptureUnavailable { why } => {
-                (format!("nothing is captured: {why}"), "start venturid as root with venturi-attach beside it")
-            }
+            Degradation::CaptureUnavailable { why } => (
+                format!("nothing is captured: {why}"),
+                "start venturid as root with venturi-attach beside it",
+            ),
             Degradation::Capture(limit, detail) => {
                 let (effect, remedy) = limit_words(*limit);
-                let effect = if detail.is_empty() { effect.to_owned() } else { format!("{effect}: {detail}") };
+                let effect =
+                    if detail.is_empty() { effect.to_owned() } else { format!("{effect}: {detail}") };
                 (effect, remedy)
             }
             Degradation::CaptureLost => {
                 ("nothing is captured any more: venturi-attach has ended".into(), "restart venturid")
             }
-            Degradation::Replaying => {
-                ("records come from a recorded capture, not from this node".into(), "start venturid without --replay")
-            }
-            Degradation::NotConfined => {
-                ("main runs as the user who started it".into(), "start venturid as root: it gives up root's rights itself")
-            }
+            Degradation::Replaying => (
+                "records come from a recorded capture, not from this node".into(),
+                "start venturid without --replay",
+            ),
+            Degradation::NotConfined => (
+                "main runs as the user who started it".into(),
+                "start venturid as root: it gives up root's rights itself",
+            ),
             Degradation::Quarantined { tenant, detail } => (
                 format!("older records of tenant {tenant} are not shown: {detail}"),
                 "look at the database that was moved aside in the state directory",
@@ -176,11 +182,16 @@ impl Degradation {
                 format!("records of tenant {tenant} may be lost with the machine's power: {detail}"),
                 "run venturid with its system call filter, on a file system whose fsync works",
             ),
-            Degradation::NotStoring { why } => (why.clone(), "free space in the state directory, or see the log"),
-            Degradation::StalePrices => {
-                ("prices may have changed since the catalogue expired".into(), "install a newer release or catalogue")
+            Degradation::NotStoring { why } => {
+                (why.clone(), "free space in the state directory, or see the log")
             }
-            Degradation::StaleIndex => ("records get no owner (index_stale)".into(), "see the log for the index builder"),
+            Degradation::StalePrices => (
+                "prices may have changed since the catalogue expired".into(),
+                "install a newer release or catalogue",
+            ),
+            Degradation::StaleIndex => {
+                ("records get no owner (index_stale)".into(), "see the log for the index builder")
+            }
             Degradation::NoInventory { why } => (
                 format!("connections and processes older than the daemon are not known: {why}"),
                 "start venturid as root",
@@ -192,16 +203,22 @@ impl Degradation {
 
 fn limit_words(limit: Limit) -> (&'static str, &'static str) {
     match limit {
-        Limit::MissingCapability => {
-            ("nothing is captured", "start as root with CAP_BPF, CAP_PERFMON, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE")
-        }
+        Limit::MissingCapability => (
+            "nothing is captured",
+            "start as root with CAP_BPF, CAP_PERFMON, CAP_NET_RAW, CAP_SYS_PTRACE, CAP_CHECKPOINT_RESTORE",
+        ),
         Limit::NoTracefs => ("nothing is captured", "mount -t tracefs tracefs /sys/kernel/tracing"),
         Limit::KernelTooOld => ("nothing is captured", "use Linux 5.8 or newer with BPF enabled"),
-        Limit::GateRefused => ("nothing is captured: the programs are not read-only", "reinstall venturi; report this"),
-        Limit::LoadRefused => ("nothing is captured: the kernel refused a program", "report this with `uname -r`"),
-        Limit::ReadBackDiffers => {
-            ("nothing is captured: the kernel holds other programs than were approved", "report this with `uname -r`")
+        Limit::GateRefused => {
+            ("nothing is captured: the programs are not read-only", "reinstall venturi; report this")
         }
+        Limit::LoadRefused => {
+            ("nothing is captured: the kernel refused a program", "report this with `uname -r`")
+        }
+        Limit::ReadBackDiffers => (
+            "nothing is captured: the kernel holds other programs than were approved",
+            "report this with `uname -r`",
+        ),
         Limit::NoBtf => (
             "bytes of connections and start times of processes are unknown",
             "use a kernel with CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux)",
@@ -210,12 +227,19 @@ fn limit_words(limit: Limit) -> (&'static str, &'static str) {
             ("detaching probes is slow: 80 ms each", "nothing is missing; Linux 6.6 and newer do better")
         }
         Limit::NoTap => ("no host names from the wire", "grant CAP_NET_RAW to venturi-attach"),
-        Limit::NoWarmEvent => ("arming a process takes up to 30 ms", "lower kernel.perf_event_paranoid to 2 or less"),
-        Limit::NoObject => ("nothing is captured: no probes for this architecture", "install the package for this machine"),
-        Limit::NoTracepoint => ("part of the connections or processes is not seen", "use a kernel with CONFIG_TRACEPOINTS"),
-        Limit::MainNeedsCapBpf => {
-            ("main keeps CAP_BPF behind its system call filter", "nothing is missing; Linux 5.19 and newer do without")
+        Limit::NoWarmEvent => {
+            ("arming a process takes up to 30 ms", "lower kernel.perf_event_paranoid to 2 or less")
         }
+        Limit::NoObject => {
+            ("nothing is captured: no probes for this architecture", "install the package for this machine")
+        }
+        Limit::NoTracepoint => {
+            ("part of the connections or processes is not seen", "use a kernel with CONFIG_TRACEPOINTS")
+        }
+        Limit::MainNeedsCapBpf => (
+            "main keeps CAP_BPF behind its system call filter",
+            "nothing is missing; Linux 5.19 and newer do without",
+        ),
     }
 }
 
@@ -290,7 +314,10 @@ impl Telemetry {
         let mut first_seen = self.first_seen.lock().unwrap_or_else(PoisonError::into_inner);
         let kinds: Vec<String> = all.iter().map(Degradation::kind).collect();
         first_seen.retain(|kind, _| kinds.contains(kind));
-        all.into_iter().zip(kinds).map(|(entry, kind)| (entry, *first_seen.entry(kind).or_insert(now))).collect()
+        all.into_iter()
+            .zip(kinds)
+            .map(|(entry, kind)| (entry, *first_seen.entry(kind).or_insert(now)))
+            .collect()
     }
 }
 

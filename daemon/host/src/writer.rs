@@ -84,7 +84,8 @@ pub struct Figures {
 impl Figures {
     /// Records that were taken from the queue and are neither committed nor dropped.
     pub fn pending(&self) -> u64 {
-        let done = self.committed.load(Ordering::Relaxed) + self.duplicates.load(Ordering::Relaxed) + self.lost();
+        let done =
+            self.committed.load(Ordering::Relaxed) + self.duplicates.load(Ordering::Relaxed) + self.lost();
         self.taken.load(Ordering::Relaxed).saturating_sub(done)
     }
 
@@ -268,7 +269,9 @@ mod tests {
         let written: Vec<RecordId> = ids.map(RecordId).collect();
         let records = written.len();
         let tenant = tenant(name);
-        CommitOutcome { tenants: vec![TenantCommit { tenant, records, duplicates: 0, result: Ok(()), written }] }
+        CommitOutcome {
+            tenants: vec![TenantCommit { tenant, records, duplicates: 0, result: Ok(()), written }],
+        }
     }
 
     #[test]

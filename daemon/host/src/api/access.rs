@@ -44,7 +44,8 @@ impl Access {
     pub fn new(config: &Config, group: Option<u32>) -> Access {
         let mut tenants: Vec<Granted> = Vec::new();
         for tenant in &config.tenants {
-            let mut granted = Granted { tenant: tenant.name.clone(), uids: BTreeMap::new(), gids: BTreeMap::new() };
+            let mut granted =
+                Granted { tenant: tenant.name.clone(), uids: BTreeMap::new(), gids: BTreeMap::new() };
             for grant in &tenant.grants {
                 let raise = |roles: &mut BTreeMap<u32, Role>, id: u32| {
                     let role = roles.entry(id).or_insert(grant.role);
@@ -57,7 +58,11 @@ impl Access {
         }
         if tenants.is_empty() {
             let tenant = TenantName::new(TenantName::DEFAULT);
-            tenants.extend(tenant.map(|tenant| Granted { tenant, uids: BTreeMap::new(), gids: BTreeMap::new() }));
+            tenants.extend(tenant.map(|tenant| Granted {
+                tenant,
+                uids: BTreeMap::new(),
+                gids: BTreeMap::new(),
+            }));
         }
         Access { tenants, group }
     }
@@ -168,7 +173,9 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refusal::TenantMismatch => f.write_str("your tenant does not match the requested tenant"),
-            Refusal::NotGranted => f.write_str("your user has no grant: see [[tenant.grant]] in the configuration"),
+            Refusal::NotGranted => {
+                f.write_str("your user has no grant: see [[tenant.grant]] in the configuration")
+            }
             Refusal::WhichTenant(tenants) => {
                 let names: Vec<&str> = tenants.iter().map(TenantName::as_str).collect();
                 write!(f, "several tenants may be read, name one of {}", names.join(", "))
@@ -187,10 +194,15 @@ mod tests {
     /// `expected`: tenant granted for `requested` or the reason of the refusal, then whether the node is visible.
     fn check(config: &str, uid: u32, gids: &[u32], requested: &str, expected: (Result<&str, &str>, bool)) {
         let config = crate::config::parse(config).expect("a valid configuration");
-        let principal = Access::new(&config, Some(50)).principal(&Peer { uid, gids: gids.to_vec(), pid: None });
+        let principal =
+            Access::new(&config, Some(50)).principal(&Peer { uid, gids: gids.to_vec(), pid: None });
         let answer = principal.tenant(requested);
         let answer = answer.as_ref().map(|tenant| tenant.name().as_str()).map_err(Refusal::reason);
-        assert_eq!((answer, principal.sees_node()), expected, "uid {uid} gids {gids:?} asks for {requested:?}");
+        assert_eq!(
+            (answer, principal.sees_node()),
+            expected,
+            "uid {uid} gids {gids:?} asks for {requested:?}"
+        );
     }
 
     #[test]

@@ -29,7 +29,9 @@ pub(super) fn unix_nanos(at: &Timestamp) -> Option<UnixNanos> {
 pub(super) fn record(record: &Record) -> v1::AttributionRecord {
     let Record { id, started_at, recorded_at, subject, workload: by, attribution, cost: costs } = record;
     let (exchange, flow, reason) = match subject {
-        Subject::Exchange(inner) => (Some(exchange(*id, *started_at, inner)), None, inner.reason.map(|r| r.as_str())),
+        Subject::Exchange(inner) => {
+            (Some(exchange(*id, *started_at, inner)), None, inner.reason.map(|r| r.as_str()))
+        }
         Subject::Flow(inner) => (None, Some(flow_of(record, inner)), coverage_reason(inner.coverage)),
     };
     // Confidence above 0.80 with a known owner is what makes a row exportable without being asked for.
@@ -104,7 +106,8 @@ pub(super) fn usage_row(row: &UsageRow) -> v1::UsageRow {
         amount,
         eligible,
     } = row;
-    let known = group.iter().filter_map(|(key, value)| Some((key.as_str().to_owned(), value.as_ref()?.to_string())));
+    let known =
+        group.iter().filter_map(|(key, value)| Some((key.as_str().to_owned(), value.as_ref()?.to_string())));
     v1::UsageRow {
         bucket_start: Some(timestamp(*bucket_start)),
         group: known.collect(),

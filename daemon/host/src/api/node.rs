@@ -25,7 +25,10 @@ pub(super) struct NodeQueries(pub(super) Arc<Serving>);
 
 #[tonic::async_trait]
 impl Node for NodeQueries {
-    async fn get_status(&self, request: Request<v1::GetStatusRequest>) -> Result<Response<v1::NodeStatus>, Status> {
+    async fn get_status(
+        &self,
+        request: Request<v1::GetStatusRequest>,
+    ) -> Result<Response<v1::NodeStatus>, Status> {
         let principal = self.0.principal(&request)?;
         if !principal.is_granted() {
             return Err(self.0.refuse(&request, &Refusal::NotGranted));
@@ -36,7 +39,10 @@ impl Node for NodeQueries {
         status.map(Response::new).map_err(|_| Status::internal("the status could not be put together"))
     }
 
-    async fn get_coverage(&self, request: Request<v1::GetCoverageRequest>) -> Result<Response<v1::Coverage>, Status> {
+    async fn get_coverage(
+        &self,
+        request: Request<v1::GetCoverageRequest>,
+    ) -> Result<Response<v1::Coverage>, Status> {
         if !self.0.principal(&request)?.sees_node() {
             return Err(self.0.refuse(&request, &Refusal::NotGranted));
         }
@@ -127,28 +133,34 @@ fn counter(name: impl Into<String>, value: u64, unit: &str) -> v1::Counter {
 /// Every loss by reason, zeros included: a reason that is not listed could not be told from one that never happened.
 fn losses(telemetry: &Telemetry, capture: &CaptureSnapshot) -> Vec<v1::Counter> {
     let kernel = capture.counters.iter().filter(|(which, _)| is_loss(*which));
-    let mut losses: Vec<v1::Counter> =
-        kernel.map(|(which, value)| counter(format!("kernel_{}", kernel_name(*which)), *value, kernel_unit(*which))).collect();
+    let mut losses: Vec<v1::Counter> = kernel
+        .map(|(which, value)| counter(format!("kernel_{}", kernel_name(*which)), *value, kernel_unit(*which)))
+        .collect();
     losses.extend(capture.losses.iter().map(|(loss, value)| {
         let name = loss.as_str();
         counter(name, *value, if name.ends_with("_bytes") { "bytes" } else { "records" })
     }));
     losses.extend(telemetry.writer.losses().map(|(name, value)| counter(name, value, "records")));
     let unmetered = capture.unmetered.iter();
-    losses.extend(unmetered.map(|(why, bytes)| counter(format!("unmetered_{}", why.as_str()), *bytes, "bytes")));
+    losses.extend(
+        unmetered.map(|(why, bytes)| counter(format!("unmetered_{}", why.as_str()), *bytes, "bytes")),
+    );
     losses
 }
 
 fn counters(telemetry: &Telemetry, capture: &CaptureSnapshot) -> Vec<v1::Counter> {
     let kernel = capture.counters.iter().filter(|(which, _)| !is_loss(*which));
-    let mut counters: Vec<v1::Counter> =
-        kernel.map(|(which, value)| counter(format!("kernel_{}", kernel_name(*which)), *value, kernel_unit(*which))).collect();
+    let mut counters: Vec<v1::Counter> = kernel
+        .map(|(which, value)| counter(format!("kernel_{}", kernel_name(*which)), *value, kernel_unit(*which)))
+        .collect();
     counters.extend(capture.tallies.iter().map(|(tally, value)| counter(tally.as_str(), *value, "events")));
     counters.extend(telemetry.writer.counters().map(|(name, value, unit)| counter(name, value, unit)));
     counters.push(counter("detach_backlog", capture.detach_backlog, "attachments"));
     counters.push(counter("armed_processes", capture.arming.count, "processes"));
     let percentiles = [("arming_p50_ns", capture.arming.p50_ns), ("arming_p99_ns", capture.arming.p99_ns)];
-    counters.extend(percentiles.into_iter().filter_map(|(name, value)| Some(counter(name, value?, "nanoseconds"))));
+    counters.extend(
+        percentiles.into_iter().filter_map(|(name, value)| Some(counter(name, value?, "nanoseconds"))),
+    );
     if capture.took_ns > 0 {
         counters.push(counter("start_to_armed_ns", capture.took_ns, "nanoseconds"));
     }

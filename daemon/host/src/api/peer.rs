@@ -5,7 +5,7 @@
 #![expect(unsafe_code, reason = "no wrapper crate offers SO_PEERGROUPS")]
 
 use std::io;
-use std::os::fd::{AsRawFd as _, BorrowedFd, AsFd as _};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -94,7 +94,11 @@ impl Connected for Client {
 }
 
 impl AsyncRead for Client {
-    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buffer)
     }
 }

@@ -29,7 +29,8 @@ pub(super) struct Granted {
 
 impl TenantQueries {
     fn granted<T>(&self, request: &Request<T>, tenant: &str) -> Result<Granted, Status> {
-        let tenant = self.0.principal(request)?.tenant(tenant).map_err(|refusal| self.0.refuse(request, &refusal))?;
+        let tenant =
+            self.0.principal(request)?.tenant(tenant).map_err(|refusal| self.0.refuse(request, &refusal))?;
         match tenant.reader(&self.0.stores) {
             Some(reader) => Ok(Granted { tenant, reader }),
             None => Err(Status::unavailable("the tenant's store is not open: see `venturi status`")),
@@ -90,7 +91,8 @@ impl Records for TenantQueries {
     ) -> Result<Response<v1::ListExchangesResponse>, Status> {
         let v1::ListExchangesRequest { tenant, range, limit, cursor, descending } = request.get_ref();
         let (limit, descending) = (*limit, *descending);
-        let listing = Listing { tenant, kind: Kind::Exchange, range: range.as_ref(), limit, cursor, descending };
+        let listing =
+            Listing { tenant, kind: Kind::Exchange, range: range.as_ref(), limit, cursor, descending };
         let page = self.page(&request, listing).await?;
         Ok(Response::new(v1::ListExchangesResponse {
             exchanges: page.records.iter().filter_map(convert::record_exchange).collect(),
@@ -112,7 +114,8 @@ impl Records for TenantQueries {
         &self,
         request: Request<v1::ListAttributionsRequest>,
     ) -> Result<Response<v1::ListAttributionsResponse>, Status> {
-        let v1::ListAttributionsRequest { tenant, range, limit, cursor, descending, include_flows } = request.get_ref();
+        let v1::ListAttributionsRequest { tenant, range, limit, cursor, descending, include_flows } =
+            request.get_ref();
         let (limit, descending) = (*limit, *descending);
         let kind = if *include_flows { Kind::Any } else { Kind::Exchange };
         let listing = Listing { tenant, kind, range: range.as_ref(), limit, cursor, descending };
@@ -137,7 +140,10 @@ impl Records for TenantQueries {
         Ok(Response::new(Box::pin(records)))
     }
 
-    async fn explain(&self, request: Request<v1::ExplainRequest>) -> Result<Response<v1::Explanation>, Status> {
+    async fn explain(
+        &self,
+        request: Request<v1::ExplainRequest>,
+    ) -> Result<Response<v1::Explanation>, Status> {
         let v1::ExplainRequest { tenant, id } = request.get_ref();
         let Granted { reader, .. } = self.granted(&request, tenant)?;
         let record = get(reader, id).await?;
@@ -156,7 +162,9 @@ impl UsageService for TenantQueries {
         let (since, until) = range(span.as_ref())?;
         let group_by = group_by.iter().map(|name| group_key(name)).collect::<Result<Vec<_>, Status>>()?;
         if bucket_seconds % 3_600 != 0 {
-            return Err(Status::invalid_argument("bucket_seconds: must be a multiple of 3600, or 0 for one bucket"));
+            return Err(Status::invalid_argument(
+                "bucket_seconds: must be a multiple of 3600, or 0 for one bucket",
+            ));
         }
         let query = UsageQuery { since, until, group_by, bucket_seconds: *bucket_seconds };
         let rows = blocking(move || reader.usage(&query)).await?;
@@ -196,7 +204,8 @@ fn range(range: Option<&v1::TimeRange>) -> Result<(Bound, Bound), Status> {
 }
 
 fn nanos(field: &str, at: &prost_types::Timestamp) -> Result<meter::time::UnixNanos, Status> {
-    convert::unix_nanos(at).ok_or_else(|| Status::invalid_argument(format!("{field}: must be between 1970 and 2554")))
+    convert::unix_nanos(at)
+        .ok_or_else(|| Status::invalid_argument(format!("{field}: must be between 1970 and 2554")))
 }
 
 fn group_key(name: &str) -> Result<GroupKey, Status> {

@@ -5,7 +5,9 @@ use std::os::unix::net::UnixListener;
 use std::sync::mpsc::SyncSender;
 
 use meter::attribution::confidence::Confidence;
-use meter::attribution::{Attribution, Evidence, Method, OutputState, Owner, OwnerIndex, StageOrigin, TenantName};
+use meter::attribution::{
+    Attribution, Evidence, Method, OutputState, Owner, OwnerIndex, StageOrigin, TenantName,
+};
 use meter::exchange::{Exchange, IdentifiedBy, SessionId, Timing, Usage};
 use meter::money::PicoUsd;
 use meter::pricing::Catalogue;
@@ -42,12 +44,17 @@ impl Daemon {
     async fn start(config: &str) -> Daemon {
         let directory = tempfile::tempdir().expect("a directory");
         let uid = nix::unistd::geteuid().as_raw();
-        let config = crate::config::parse(&config.replace("UID", &uid.to_string())).expect("a valid configuration");
-        let layout = store::Layout { state_dir: directory.path().join("state"), key_dir: directory.path().join("keys") };
+        let config =
+            crate::config::parse(&config.replace("UID", &uid.to_string())).expect("a valid configuration");
+        let layout = store::Layout {
+            state_dir: directory.path().join("state"),
+            key_dir: directory.path().join("keys"),
+        };
         let prepared = store::prepare(&layout, &config.tenant_names(), None).expect("prepared stores");
         let stores = store::open(prepared, store::Options::default());
         let (records, writer) = writer::spawn(stores.clone()).expect("a writer");
-        let index = OwnerIndex::compile(&config.owners, 1, crate::capture::status::realtime()).expect("rules");
+        let index =
+            OwnerIndex::compile(&config.owners, 1, crate::capture::status::realtime()).expect("rules");
         let telemetry = Telemetry {
             started_at: UnixNanos(START_MS * 1_000_000),
             mode: CaptureMode::Off,
@@ -94,7 +101,10 @@ impl Daemon {
             self.send(record);
         }
         let committed = newest.wait_for(|position| *position >= expected);
-        tokio::time::timeout(Duration::from_secs(20), committed).await.expect("in time").expect("a live writer");
+        tokio::time::timeout(Duration::from_secs(20), committed)
+            .await
+            .expect("in time")
+            .expect("a live writer");
     }
 
     fn records(&self) -> RecordsClient<Channel> {
@@ -109,7 +119,8 @@ impl Daemon {
         assert!(tokio::task::spawn_blocking(move || writer.finish(deadline)).await.expect("no panic"));
         self.stop.send_replace(true);
         drop(self.channel);
-        let ended = tokio::time::timeout(Duration::from_secs(20), self.api).await.expect("the API ends in time");
+        let ended =
+            tokio::time::timeout(Duration::from_secs(20), self.api).await.expect("the API ends in time");
         ended.expect("no panic").expect("served");
     }
 }
@@ -264,10 +275,12 @@ async fn a_record_is_shown_with_everything_in_it() {
     assert_eq!(explanation.evidence.len(), 1);
     assert_eq!((explanation.evidence[0].method.as_str(), explanation.evidence[0].weight), ("R1", 0.9));
 
-    let flows = daemon.records().list_flows(v1::ListFlowsRequest::default()).await.expect("flows").into_inner().flows;
+    let flows =
+        daemon.records().list_flows(v1::ListFlowsRequest::default()).await.expect("flows").into_inner().flows;
     assert_eq!(flows.len(), 1);
     assert_eq!((flows[0].bytes_sent, flows[0].bytes_received), (Some(1), None));
-    let exchanges = daemon.records().list_exchanges(v1::ListExchangesRequest::default()).await.expect("exchanges");
+    let exchanges =
+        daemon.records().list_exchanges(v1::ListExchangesRequest::default()).await.expect("exchanges");
     assert_eq!(exchanges.into_inner().exchanges.len(), 1);
     daemon.stop().await;
 }
@@ -277,11 +290,14 @@ async fn usage_is_grouped() {
     let daemon = Daemon::start(ONE).await;
     daemon.store((0..6).map(|n| call("default", n))).await;
     let mut client = UsageServiceClient::new(daemon.channel.clone());
-    let request = v1::QueryUsageRequest { group_by: vec!["team".into(), "model".into()], ..Default::default() };
+    let request =
+        v1::QueryUsageRequest { group_by: vec!["team".into(), "model".into()], ..Default::default() };
     let rows = client.query_usage(request).await.expect("rows").into_inner().rows;
     let seen: Vec<_> = rows
         .iter()
-        .map(|row| (row.group["team"].as_str(), row.exchanges, row.usage.and_then(|usage| usage.output_tokens)))
+        .map(|row| {
+            (row.group["team"].as_str(), row.exchanges, row.usage.and_then(|usage| usage.output_tokens))
+        })
         .collect();
     assert_eq!(seen, [("even", 3, Some(6)), ("odd", 3, Some(9))]);
     assert_eq!(rows[1].amount_usd.as_deref(), Some("0.000009"));
@@ -347,7 +363,8 @@ async fn a_tenant_never_sees_another() {
         let status = daemon.records().watch_attributions(watch).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{tenant}");
         let usage = v1::QueryUsageRequest { tenant: tenant.into(), ..Default::default() };
-        let status = UsageServiceClient::new(daemon.channel.clone()).query_usage(usage).await.expect_err("refused");
+        let status =
+            UsageServiceClient::new(daemon.channel.clone()).query_usage(usage).await.expect_err("refused");
         assert_eq!(status.code(), Code::PermissionDenied, "{tenant}");
     }
     // A foreign id or cursor under one's own tenant leads nowhere.
@@ -379,15 +396,24 @@ async fn bad_questions_are_explained() {
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(expected), "{status:?}");
     }
-    for (group, bucket, expected) in [("colour", 0, "group_by: \"colour\" is not one of tenant"), ("team", 60, "bucket_seconds:")] {
-        let request =
-            v1::QueryUsageRequest { group_by: vec![group.into()], bucket_seconds: bucket, ..Default::default() };
-        let status = UsageServiceClient::new(daemon.channel.clone()).query_usage(request).await.expect_err("refused");
+    for (group, bucket, expected) in
+        [("colour", 0, "group_by: \"colour\" is not one of tenant"), ("team", 60, "bucket_seconds:")]
+    {
+        let request = v1::QueryUsageRequest {
+            group_by: vec![group.into()],
+            bucket_seconds: bucket,
+            ..Default::default()
+        };
+        let status =
+            UsageServiceClient::new(daemon.channel.clone()).query_usage(request).await.expect_err("refused");
         assert_eq!(status.code(), Code::InvalidArgument);
         assert!(status.message().starts_with(expected), "{status:?}");
     }
     let get = v1::GetAttributionRequest { id: "4711".into(), ..Default::default() };
-    assert_eq!(daemon.records().get_attribution(get).await.expect_err("refused").code(), Code::InvalidArgument);
+    assert_eq!(
+        daemon.records().get_attribution(get).await.expect_err("refused").code(),
+        Code::InvalidArgument
+    );
     daemon.stop().await;
 }
 
@@ -397,7 +423,10 @@ async fn the_status_says_what_works_and_what_does_not() {
     daemon.store([call("default", 1)]).await;
     let mut client = NodeClient::new(daemon.channel.clone());
     let status = client.get_status(v1::GetStatusRequest {}).await.expect("a status").into_inner();
-    assert_eq!((status.state.as_str(), status.armed, status.capture_mode.as_str()), ("degraded", false, "off"));
+    assert_eq!(
+        (status.state.as_str(), status.armed, status.capture_mode.as_str()),
+        ("degraded", false, "off")
+    );
     let unavailable = status.degradations.iter().find(|entry| entry.kind == "capture_unavailable");
     let unavailable = unavailable.expect("the degradation of this test");
     assert!(unavailable.effect.contains("a test") && !unavailable.remedy.is_empty());
@@ -407,7 +436,15 @@ async fn the_status_says_what_works_and_what_does_not() {
     assert_eq!((status.tenants[0].tenant.as_str(), status.tenants[0].records), ("default", 1));
     assert!(status.losses.iter().any(|loss| loss.name == "disk_full" && loss.value == 0), "zeros are shown");
     assert!(status.catalogue.is_some_and(|catalogue| catalogue.version > 0));
-    assert!(client.get_coverage(v1::GetCoverageRequest {}).await.expect("coverage").into_inner().processes.is_empty());
+    assert!(
+        client
+            .get_coverage(v1::GetCoverageRequest {})
+            .await
+            .expect("coverage")
+            .into_inner()
+            .processes
+            .is_empty()
+    );
     drop(client);
     daemon.stop().await;
 }
@@ -415,14 +452,15 @@ async fn the_status_says_what_works_and_what_does_not() {
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_reflection_answer() {
     use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
+    use tonic_reflection::pb::v1::ServerReflectionRequest;
     use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
     use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
     use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
-    use tonic_reflection::pb::v1::ServerReflectionRequest;
     let daemon = Daemon::start(ONE).await;
     let mut health = HealthClient::new(daemon.channel.clone());
     for service in ["", "venturi.v1.Node", "venturi.v1.Records", "venturi.v1.UsageService"] {
-        let answer = health.check(HealthCheckRequest { service: service.into() }).await.expect("health").into_inner();
+        let answer =
+            health.check(HealthCheckRequest { service: service.into() }).await.expect("health").into_inner();
         assert_eq!(answer.status, 1, "{service:?} is serving");
     }
     let question = ServerReflectionRequest {
@@ -438,7 +476,9 @@ async fn health_and_reflection_answer() {
     let answer = answers.message().await.expect("a healthy stream").expect("an answer").message_response;
     let Some(MessageResponse::ListServicesResponse(list)) = answer else { panic!("not a list: {answer:?}") };
     let names: BTreeSet<&str> = list.service.iter().map(|service| service.name.as_str()).collect();
-    for service in ["venturi.v1.Node", "venturi.v1.Records", "venturi.v1.UsageService", "grpc.health.v1.Health"] {
+    for service in
+        ["venturi.v1.Node", "venturi.v1.Records", "venturi.v1.UsageService", "grpc.health.v1.Health"]
+    {
         assert!(names.contains(service), "{service} in {names:?}");
     }
     drop((health, reflection, answers));

@@ -39,7 +39,8 @@ pub(super) fn start(
 ) -> impl Stream<Item = Result<v1::AttributionRecord, Status>> {
     let (sender, receiver) = mpsc::channel(AHEAD);
     let position = serving.hub.position();
-    let watcher = Watcher { serving, granted, since, kind, sender, position, good_at: now(), sent: Sent::default() };
+    let watcher =
+        Watcher { serving, granted, since, kind, sender, position, good_at: now(), sent: Sent::default() };
     tokio::spawn(watcher.run());
     ReceiverStream::new(receiver)
 }
@@ -140,7 +141,8 @@ impl Watcher {
     async fn read_again(&mut self, since: Option<UnixNanos>) -> Result<(), End> {
         let mut after = None;
         loop {
-            let query = ListQuery { kind: self.kind, since, until: None, after, limit: PAGE, descending: false };
+            let query =
+                ListQuery { kind: self.kind, since, until: None, after, limit: PAGE, descending: false };
             let reader = self.granted.reader.clone();
             let page = blocking(move || reader.list(&query)).await.map_err(End::Failed)?;
             for record in &page.records {

@@ -58,7 +58,8 @@ fn capture(mut section: Section, default: &Capture, problems: &mut Problems) -> 
     });
     let tap = section.word("tap", default.tap, TAPS, problems);
     let events_ring_mib = section.power_of_two("events_ring_mib", default.events_ring_mib, 1..=512, problems);
-    let content_ring_mib = section.power_of_two("content_ring_mib", default.content_ring_mib, 1..=512, problems);
+    let content_ring_mib =
+        section.power_of_two("content_ring_mib", default.content_ring_mib, 1..=512, problems);
     let gateways = section.texts("loopback_gateways", problems);
     let path = section.at("loopback_gateways");
     let mut loopback_gateways = Vec::with_capacity(gateways.len());
@@ -66,7 +67,8 @@ fn capture(mut section: Section, default: &Capture, problems: &mut Problems) -> 
         match text.parse::<SocketAddr>() {
             Ok(address) if address.ip().is_loopback() => loopback_gateways.push(address),
             Ok(_) => problems.add(&path, format!("{text:?} is not on loopback (127.0.0.0/8 or ::1)")),
-            Err(_) => problems.add(&path, format!("{text:?} is not an address with a port, such as \"127.0.0.1:4000\"")),
+            Err(_) => problems
+                .add(&path, format!("{text:?} is not an address with a port, such as \"127.0.0.1:4000\"")),
         }
     }
     section.finish(problems);

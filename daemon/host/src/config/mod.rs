@@ -164,7 +164,10 @@ impl Default for Config {
             },
             providers: Vec::new(),
             tenants: Vec::new(),
-            owners: OwnerConfig { max_staleness_ns: Some(OwnerIndex::MAX_STALENESS_NS), ..OwnerConfig::default() },
+            owners: OwnerConfig {
+                max_staleness_ns: Some(OwnerIndex::MAX_STALENESS_NS),
+                ..OwnerConfig::default()
+            },
             store: Store { cache_bytes: 4 << 20, reserve_bytes: 64 << 20 },
             serve: Serve { socket: None, group: "venturi".to_owned() },
             log: Log { level: tracing::Level::INFO, json: false },

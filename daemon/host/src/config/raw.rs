@@ -211,7 +211,9 @@ impl Section {
                 Value::String(text) => {
                     map.insert(name, text);
                 }
-                other => problems.add(&format!("{path}.{name}"), format!("must be a string, is {}", kind(&other))),
+                other => {
+                    problems.add(&format!("{path}.{name}"), format!("must be a string, is {}", kind(&other)))
+                }
             }
         }
         map
@@ -244,7 +246,8 @@ impl Section {
         for (index, value) in values.iter().enumerate() {
             match read(value) {
                 Some(item) => list.push(item),
-                None => problems.add(&format!("{path}[{index}]"), format!("{value} is not allowed in a list of {what}")),
+                None => problems
+                    .add(&format!("{path}[{index}]"), format!("{value} is not allowed in a list of {what}")),
             }
         }
         list

@@ -6,7 +6,10 @@ use super::{Config, EXAMPLE, parse};
 fn check_refused(text: &str, expected: &[&str]) {
     let problems = parse(text).expect_err("the configuration is refused");
     for beginning in expected {
-        assert!(problems.iter().any(|problem| problem.starts_with(beginning)), "{beginning:?} not in {problems:#?}");
+        assert!(
+            problems.iter().any(|problem| problem.starts_with(beginning)),
+            "{beginning:?} not in {problems:#?}"
+        );
     }
     assert_eq!(problems.len(), expected.len(), "{problems:#?}");
 }
@@ -14,14 +17,23 @@ fn check_refused(text: &str, expected: &[&str]) {
 #[test]
 fn mistakes_are_reported_with_path_and_allowed_values() {
     for (text, expected) in [
-        ("[capture]\nscope = \"all\"", &["capture.scope: \"all\" is not one of \"on_demand\", \"off\""] as &[&str]),
+        (
+            "[capture]\nscope = \"all\"",
+            &["capture.scope: \"all\" is not one of \"on_demand\", \"off\""] as &[&str],
+        ),
         ("[capture]\nscope = \"eager\"", &["capture.scope: \"eager\" is not built yet"]),
         ("[capture]\ntap = 3", &["capture.tap: must be a string, is a whole number"]),
         ("[capture]\nevents_ring_mib = 3", &["capture.events_ring_mib: 3 is not a power of two"]),
         ("[capture]\ncontent_ring_mib = 1024", &["capture.content_ring_mib: 1024 is outside 1 to 512"]),
         ("[capture]\ncontent_ring_mib = -1", &["capture.content_ring_mib: -1 is outside 1 to 512"]),
-        ("[capture]\nloopback_gateways = [\"10.0.0.1:80\"]", &["capture.loopback_gateways: \"10.0.0.1:80\" is not on"]),
-        ("[capture]\nloopback_gateways = [\"localhost\"]", &["capture.loopback_gateways: \"localhost\" is not an"]),
+        (
+            "[capture]\nloopback_gateways = [\"10.0.0.1:80\"]",
+            &["capture.loopback_gateways: \"10.0.0.1:80\" is not on"],
+        ),
+        (
+            "[capture]\nloopback_gateways = [\"localhost\"]",
+            &["capture.loopback_gateways: \"localhost\" is not an"],
+        ),
         ("capture = 1", &["capture: must be a table [capture], is a whole number"]),
         ("[capturing]", &["capturing: is unknown; allowed here: \"capture\", \"provider\""]),
         ("[attribution]\nconfidence_cap = 0.96", &["attribution.confidence_cap: is above 0.95"]),
@@ -30,20 +42,32 @@ fn mistakes_are_reported_with_path_and_allowed_values() {
         ("[[tenant]]\nname = \"A\"", &["tenant[0].name: \"A\" must be"]),
         ("[[tenant]]\nname = \"unassigned\"", &["tenant[0].name: \"unassigned\" is reserved"]),
         ("[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"a\"", &["tenant[1].name: \"a\" is named twice"]),
-        ("[[tenant]]\nname = \"a\"\n[[tenant.grant]]\nrole = \"reader\"", &["tenant[0].grant[0].uids: a grant must name"]),
-        ("[[tenant]]\nname = \"a\"\n[[tenant.grant]]\nuids = [-1]", &[
-            "tenant[0].grant[0].uids[0]: -1 is not allowed",
-            "tenant[0].grant[0].uids: a grant must name",
-        ]),
+        (
+            "[[tenant]]\nname = \"a\"\n[[tenant.grant]]\nrole = \"reader\"",
+            &["tenant[0].grant[0].uids: a grant must name"],
+        ),
+        (
+            "[[tenant]]\nname = \"a\"\n[[tenant.grant]]\nuids = [-1]",
+            &["tenant[0].grant[0].uids[0]: -1 is not allowed", "tenant[0].grant[0].uids: a grant must name"],
+        ),
         ("[[provider]]\nhosts = [\"a.example\"]", &["provider[0].name: is required"]),
         ("[[owner]]\nteam = \"a\"", &["owner[0].match: must name at least one condition"]),
-        ("[[owner]]\nmatch = { pod = \"x\" }", &["owner[0].match.pod: is unknown", "owner[0].match: must name"]),
-        ("[[owner]]\ntenant = \"b\"\nmatch = { user = \"x\" }", &["owner[0].tenant: \"b\" has no [[tenant]] table"]),
+        (
+            "[[owner]]\nmatch = { pod = \"x\" }",
+            &["owner[0].match.pod: is unknown", "owner[0].match: must name"],
+        ),
+        (
+            "[[owner]]\ntenant = \"b\"\nmatch = { user = \"x\" }",
+            &["owner[0].tenant: \"b\" has no [[tenant]] table"],
+        ),
         ("[serve]\nsocket = \"run.sock\"", &["serve.socket: must be an absolute path"]),
-        ("[log]\nlevel = \"loud\"\nformat = \"xml\"", &[
-            "log.level: \"loud\" is not one of \"error\"",
-            "log.format: \"xml\" is not one of \"text\", \"json\"",
-        ]),
+        (
+            "[log]\nlevel = \"loud\"\nformat = \"xml\"",
+            &[
+                "log.level: \"loud\" is not one of \"error\"",
+                "log.format: \"xml\" is not one of \"text\", \"json\"",
+            ],
+        ),
         ("[log\n", &["not valid TOML: TOML parse error at line 1"]),
     ] {
         check_refused(text, expected);
@@ -105,7 +129,8 @@ fn the_example_shows_every_key() {
     let probe = "zz = 1\n[capture]\nzz = 1\n[attribution]\nzz = 1\n[store]\nzz = 1\n[serve]\nzz = 1\n[log]\nzz = 1\n\
                  [[provider]]\nzz = 1\n[[tenant]]\nzz = 1\n[[tenant.grant]]\nzz = 1\n[[owner]]\nzz = 1\nmatch = { zz = 1 }";
     let problems = parse(probe).expect_err("unknown keys are refused");
-    let unknown: Vec<&String> = problems.iter().filter(|problem| problem.contains("zz: is unknown")).collect();
+    let unknown: Vec<&String> =
+        problems.iter().filter(|problem| problem.contains("zz: is unknown")).collect();
     assert_eq!(unknown.len(), 11, "{problems:#?}");
     for problem in unknown {
         for key in problem.split('"').skip(1).step_by(2) {
