@@ -56,8 +56,8 @@ pub const JSON_TEXT_MAX: usize = 256;
 /// Bytes kept of the name of a server-sent event.
 pub const SSE_NAME_MAX: usize = 64;
 
-/// Bytes of one event-stream message that is held for its checksum.
-pub const EVENT_MESSAGE_MAX: usize = 1024 * 1024;
+/// Bytes of one event-stream message that is held for its checksum; the messages that matter have a few hundred.
+pub const EVENT_MESSAGE_MAX: usize = 64 * 1024;
 
 /// Finish reasons kept of one exchange.
 pub const FINISH_REASONS_MAX: usize = 16;

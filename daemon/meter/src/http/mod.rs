@@ -5,6 +5,7 @@
 //! and a file beside it. Nothing here knows what a body means.
 
 pub mod body;
+pub mod eventstream;
 pub mod h1;
 pub mod sse;
 

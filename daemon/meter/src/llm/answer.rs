@@ -6,7 +6,10 @@ use super::dialect::Dialect;
 use super::facts::{Facts, Field};
 use super::json::{Scanner, Value, Visitor};
 use crate::exchange::Usage;
+use super::facts::Count;
+use crate::http::eventstream::{self, EventStream, Message};
 use crate::http::sse::{Events, Sse};
+use memchr::memmem;
 use crate::time::Moment;
 
 /// How an answer travels.
@@ -18,6 +21,8 @@ enum Form {
     Json,
     /// Server-sent events.
     Events(Box<Sse>),
+    /// AWS event stream.
+    Messages(Box<EventStream>),
     /// Nothing that is read.
     Opaque,
 }
@@ -43,6 +48,8 @@ pub struct Answer {
     scanner: Scanner,
     reading: Reading,
     gap: Option<AfterGap>,
+    /// The document is an array.
+    array: bool,
 }
 
 /// State at the last hole.
@@ -97,16 +104,31 @@ impl Answer {
                 data_len: 0,
             },
             gap: None,
+            array: false,
         }
+    }
+
+    /// Notes a count that stands in a response field.
+    pub fn note(&mut self, count: Count, value: u64) {
+        self.reading.facts.note(count, Some(value));
     }
 
     /// Takes the next bytes, content codings undone.
     pub fn push(&mut self, bytes: &[u8], now: Moment) {
         if let Form::Unknown = self.form {
+            if eventstream::may_begin(bytes) {
+                self.form = Form::Messages(Box::default());
+            }
+        }
+        if let Form::Unknown = self.form {
             // A byte order mark may precede either form.
             let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte < 0x80) else { return };
             self.form = match first {
-                b'{' | b'[' => Form::Json,
+                b'{' => Form::Json,
+                b'[' => {
+                    self.array = true;
+                    Form::Json
+                }
                 b':' | b'd' | b'e' | b'i' | b'r' => Form::Events(Box::default()),
                 _ => Form::Opaque,
             };
@@ -116,6 +138,17 @@ impl Answer {
             Form::Json => {
                 let mut sink = Taking { facts: &mut self.reading.facts, dialect: self.dialect };
                 self.scanner.push(self.dialect.wanted(), bytes, &mut sink);
+                // Of a document that is written piece by piece, every piece counts as an event.
+                if self.array || self.scanner.documents() > 0 {
+                    self.reading.note_output();
+                }
+            }
+            Form::Messages(stream) => {
+                let mut event = Event { scanner: &mut self.scanner, reading: &mut self.reading };
+                stream.push(bytes, &mut |message| event.message(message));
+                if stream.is_broken() {
+                    self.gap();
+                }
             }
             Form::Events(events) => {
                 events.push(bytes, &mut Event { scanner: &mut self.scanner, reading: &mut self.reading });
@@ -137,7 +170,7 @@ impl Answer {
                 self.reading.data_len = 0;
                 self.reading.facts.output = false;
             }
-            Form::Unknown | Form::Json => self.form = Form::Opaque,
+            Form::Unknown | Form::Json | Form::Messages(_) => self.form = Form::Opaque,
             Form::Opaque => {}
         }
     }
@@ -152,7 +185,11 @@ impl Answer {
 
     /// Whether it came as a stream of events.
     pub fn is_streamed(&self) -> bool {
-        matches!(self.form, Form::Events(_))
+        match self.form {
+            Form::Events(_) | Form::Messages(_) => true,
+            Form::Json => self.array || self.scanner.documents() > 1,
+            Form::Unknown | Form::Opaque => false,
+        }
     }
 
     /// What it said.
@@ -170,7 +207,7 @@ impl Answer {
         let facts = &self.reading.facts;
         let whole = match &self.form {
             Form::Json => framed || (self.scanner.documents() > 0 && !self.scanner.is_inside()),
-            Form::Events(_) => framed || facts.terminal,
+            Form::Events(_) | Form::Messages(_) => framed || facts.terminal,
             Form::Unknown | Form::Opaque => framed,
         };
         let missing = self.gap.is_some_and(|gap| match self.dialect.merge {
@@ -214,10 +251,61 @@ impl Events for Event<'_> {
         let facts = &mut reading.facts;
         facts.terminal |= (reading.data_len == DONE.len() && reading.data_head == DONE)
             || std::str::from_utf8(name).is_ok_and(|name| reading.dialect.terminal.contains(&name));
-        if std::mem::take(&mut facts.output) {
-            reading.first_output.get_or_insert(reading.now);
-            reading.last_output = Some(reading.now);
-        }
+        reading.note_output();
         reading.data_len = 0;
     }
+}
+
+impl Reading {
+    /// The event in progress is over: notes when, if it carries output.
+    fn note_output(&mut self) {
+        if std::mem::take(&mut self.facts.output) {
+            self.first_output.get_or_insert(self.now);
+            self.last_output = Some(self.now);
+        }
+    }
+}
+
+impl Event<'_> {
+    /// A message of an AWS event stream: JSON, or JSON in base64 inside JSON.
+    fn message(&mut self, message: Message<'_>) {
+        match message.kind {
+            "event" if message.name == "chunk" => {
+                let inner = inner(message.payload);
+                self.data(&inner);
+            }
+            "event" => self.data(message.payload),
+            _ => {
+                let error = self.reading.facts.error.get_or_insert_default();
+                error.class = Some(message.name.into());
+            }
+        }
+        self.dispatch(message.name.as_bytes());
+    }
+}
+
+/// What the member `bytes` of a payload holds, base64 undone.
+fn inner(payload: &[u8]) -> Vec<u8> {
+    let after = memmem::find(payload, b"\"bytes\"").map_or(payload.len(), |at| at + 7);
+    let value = payload.get(after..).unwrap_or_default();
+    let begin = memchr::memchr(b'"', value).map_or(value.len(), |at| at + 1);
+    let mut bytes = Vec::with_capacity(value.len() / 4 * 3);
+    let (mut bits, mut count) = (0u32, 0u32);
+    for byte in value.get(begin..).unwrap_or_default() {
+        let six = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'+' => 62,
+            b'/' => 63,
+            _ => break,
+        };
+        bits = bits << 6 | u32::from(six);
+        count += 6;
+        if count >= 8 {
+            count -= 8;
+            bytes.push(u8::try_from(bits >> count & 0xff).unwrap_or(0));
+        }
+    }
+    bytes
 }

@@ -3,6 +3,7 @@
 //! Input excludes what is read from and written to the cache. `message_start` has the input, `message_delta` cumulative
 //! counts that replace it field by field; a stream is whole with `message_stop`.
 
+use super::bedrock::{METRICS, metered};
 use super::dialect::Dialect;
 use super::facts::Count::{
     CacheRead, CacheWrite, CacheWrite1h, CacheWrite5m, Input, Output, Reasoning, WebSearch,
@@ -48,7 +49,7 @@ const STREAM: [(&str, Field); 9] = [
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {
     name: "anthropic_messages",
-    paths: &[&WHOLE, &START, &STREAM],
+    paths: &[&WHOLE, &START, &STREAM, &METRICS],
     merge: Merge::LastValue,
     terminal: &["message_stop", "error"],
     usage_on_request: false,
@@ -56,6 +57,9 @@ pub static DIALECT: Dialect = Dialect {
 };
 
 fn usage(counts: &Counts) -> Usage {
+    if counts.get(Input).is_none() && counts.get(Output).is_none() {
+        return metered(counts);
+    }
     let (read, written) = (counts.get(CacheRead), counts.get(CacheWrite));
     let sum = |input: u64| input.checked_add(read.unwrap_or(0))?.checked_add(written.unwrap_or(0));
     Usage {

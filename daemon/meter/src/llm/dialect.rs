@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use super::facts::{Counts, Field, Merge};
 use super::json::Paths;
-use super::{anthropic_messages, openai_chat, openai_responses};
+use super::{anthropic_messages, bedrock, cohere, embeddings, gemini, ollama, openai_chat, openai_responses};
 use crate::exchange::Usage;
 
 /// How a family of answers is to be read. Data, with one function for its arithmetic.
@@ -34,7 +34,7 @@ impl std::fmt::Debug for Dialect {
 impl Dialect {
     /// Its wanted paths, ready for look-up.
     pub fn wanted(&'static self) -> &'static Paths<Field> {
-        static MADE: [OnceLock<Paths<Field>>; 3] = [const { OnceLock::new() }; 3];
+        static MADE: [OnceLock<Paths<Field>>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
         let place = ALL.iter().position(|dialect| std::ptr::eq(*dialect, self)).unwrap_or(0);
         match MADE.get(place) {
             Some(made) => made.get_or_init(|| Paths::new(&self.paths.concat())),
@@ -44,7 +44,18 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 3] = [&openai_chat::DIALECT, &openai_responses::DIALECT, &anthropic_messages::DIALECT];
+pub static ALL: [&Dialect; 10] = [
+    &openai_chat::DIALECT,
+    &openai_responses::DIALECT,
+    &anthropic_messages::DIALECT,
+    &gemini::GENERATE,
+    &gemini::INTERACTIONS,
+    &bedrock::CONVERSE,
+    &bedrock::INVOKE,
+    &cohere::DIALECT,
+    &ollama::DIALECT,
+    &embeddings::DIALECT,
+];
 
 /// What a request is for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -83,6 +94,7 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
     let chat = Some(&openai_chat::DIALECT);
     let responses = Some(&openai_responses::DIALECT);
     let messages = Some(&anthropic_messages::DIALECT);
+    let google = Some(&gemini::GENERATE);
     let (parent, last) = path.rsplit_once('/').unwrap_or(("", path));
     let above = parent.rsplit('/').next().unwrap_or("");
     match (above, last) {
@@ -99,24 +111,39 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
         ("images", "generations" | "edits" | "variations") => known("image_generation", responses, true, false),
         ("audio", "transcriptions" | "translations") => known("transcription", responses, true, false),
         ("audio", "speech") => known("speech", responses, true, false),
-        (_, "embeddings") => known("embeddings", None, true, above == "v1"),
+        (_, "embeddings") if above != "api" => {
+            known("embeddings", Some(&embeddings::DIALECT), true, above == "v1")
+        }
+        (_, "multimodalembeddings" | "contextualizedembeddings") => {
+            known("embeddings", Some(&embeddings::DIALECT), true, false)
+        }
+        (_, "rerank") => known("rerank", Some(&embeddings::DIALECT), true, false),
+        (_, "moderations") => known("moderation", Some(&embeddings::DIALECT), true, false),
+        ("api", "chat") => known("chat", Some(&ollama::DIALECT), true, true),
+        ("api", "generate") => known("text_completion", Some(&ollama::DIALECT), true, true),
+        ("api", "embed" | "embeddings") => known("embeddings", Some(&ollama::DIALECT), true, false),
+        ("v1" | "v2", "chat") => known("chat", Some(&cohere::DIALECT), true, false),
+        ("v1", "generate") => known("text_completion", Some(&cohere::DIALECT), true, false),
+        ("v1" | "v2", "embed") => known("embeddings", Some(&cohere::DIALECT), true, false),
+        (_, "interactions") => known("generate_content", Some(&gemini::INTERACTIONS), true, false),
         (_, last) if parent.contains("/publishers/anthropic/models") => match last.rsplit_once(':') {
             Some(("count-tokens", _)) => known("count_tokens", None, false, false),
             Some((_, "rawPredict" | "streamRawPredict")) => known("chat", messages, true, true),
             _ => known("other", None, false, false),
         },
         (_, last) if last.contains(':') => match last.rsplit_once(':').map(|(_, verb)| verb) {
-            Some("generateContent" | "streamGenerateContent") => known("generate_content", None, true, false),
-            Some("embedContent" | "batchEmbedContents") => known("embeddings", None, true, false),
+            Some("generateContent" | "streamGenerateContent") => known("generate_content", google, true, true),
+            Some("embedContent" | "batchEmbedContents") => known("embeddings", google, true, false),
             Some("countTokens") => known("count_tokens", None, false, false),
-            Some("predict") => known("predict", None, true, false),
+            Some("predict") => known("predict", google, true, false),
             _ => known("other", None, false, false),
         },
         (_, "count-tokens") => known("count_tokens", None, false, false),
-        (_, "invoke" | "invoke-with-response-stream" | "converse" | "converse-stream") => {
-            known("chat", None, true, false)
+        (_, "converse" | "converse-stream") => known("chat", Some(&bedrock::CONVERSE), true, false),
+        (model, "invoke" | "invoke-with-response-stream") => {
+            let dialect = if model.contains("anthropic.") { &anthropic_messages::DIALECT } else { &bedrock::INVOKE };
+            known("chat", Some(dialect), true, false)
         }
-        ("chat", _) | (_, "chat" | "generate" | "embed" | "rerank" | "interactions") => known("other", None, true, false),
         _ => known("other", None, false, false),
     }
 }

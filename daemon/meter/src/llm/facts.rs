@@ -12,16 +12,30 @@ use super::json::Value;
 pub enum Count {
     /// Input tokens.
     Input,
+    /// The same, where a dialect has a second place for it.
+    InputElsewhere,
+    /// The same, as a gateway counted it.
+    InputMetered,
+    /// Input tokens that tools added, where they are told apart.
+    ToolInput,
     /// Output tokens.
     Output,
+    /// The same, where a dialect has a second place for it.
+    OutputElsewhere,
+    /// The same, as a gateway counted it.
+    OutputMetered,
     /// Total.
     Total,
     /// Tokens read from a cache.
     CacheRead,
     /// The same, where a dialect has a second place for it.
     CacheReadElsewhere,
+    /// The same, as a gateway counted it.
+    CacheReadMetered,
     /// Tokens written to a cache.
     CacheWrite,
+    /// The same, as a gateway counted it.
+    CacheWriteMetered,
     /// Of these, for five minutes.
     CacheWrite5m,
     /// Of these, for an hour.
@@ -70,6 +84,8 @@ pub enum Field {
     Usage,
     /// A count in it.
     Count(Count),
+    /// A part of a count, one of several.
+    Sum(Count),
     /// Model.
     Model,
     /// Kind of an event.
@@ -131,6 +147,14 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Notes a count that may stand outside of any usage object.
+    pub fn note(&mut self, count: Count, value: Option<u64>) {
+        if value.is_some() {
+            self.usages = self.usages.max(1);
+        }
+        self.counts.set(count, value);
+    }
+
     /// Takes a value of a wanted path.
     pub fn take(&mut self, merge: Merge, terminal: &[&str], field: Field, value: Value<'_>) {
         match field {
@@ -142,7 +166,11 @@ impl Facts {
                     }
                 }
             }
-            Field::Count(count) => self.counts.set(count, value.count()),
+            Field::Count(count) => self.note(count, value.count()),
+            Field::Sum(count) => {
+                let sum = value.count().and_then(|part| self.counts.get(count).unwrap_or(0).checked_add(part));
+                self.note(count, sum);
+            }
             Field::Cost(power) => {
                 // Interim chunks state 0.
                 if let Some(cost) = value.scaled(power)

@@ -6,10 +6,15 @@
 
 pub mod answer;
 pub mod anthropic_messages;
+pub mod bedrock;
+pub mod cohere;
 pub mod dialect;
+pub mod embeddings;
 pub mod facts;
+pub mod gemini;
 pub mod headers;
 pub mod json;
+pub mod ollama;
 pub mod openai_chat;
 pub mod openai_responses;
 pub mod request;

@@ -3,12 +3,21 @@
 use crate::exchange::{Exchange, Reason, Usage};
 use crate::flow::Piece;
 use crate::http::body::Decoder;
-use crate::http::{End, Header, Key};
+use crate::http::{End, Header, Key, header};
 use crate::limits::{Budget, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
+use crate::llm::facts::Count;
 use crate::llm::request::Reader;
 use crate::time::Moment;
+
+/// Response fields with counts: Amazon Bedrock's InvokeModel.
+const METERED: [(&str, Count); 4] = [
+    ("x-amzn-bedrock-input-token-count", Count::InputMetered),
+    ("x-amzn-bedrock-output-token-count", Count::OutputMetered),
+    ("x-amzn-bedrock-cache-read-input-token-count", Count::CacheReadMetered),
+    ("x-amzn-bedrock-cache-write-input-token-count", Count::CacheWriteMetered),
+];
 
 /// An exchange whose request or response has not ended.
 #[derive(Debug)]
@@ -23,6 +32,8 @@ pub(super) struct Open {
     answer_coding: Decoder,
     /// Why the answer cannot be read to its end.
     unreadable: Option<Reason>,
+    /// The response says that it is a stream of events.
+    labelled_stream: bool,
     request_ended: bool,
     response: Option<End>,
     _lease: Lease,
@@ -46,6 +57,7 @@ impl Open {
             answer: None,
             answer_coding: Decoder::default(),
             unreadable: None,
+            labelled_stream: false,
             request_ended: false,
             response: None,
             _lease: lease,
@@ -86,8 +98,15 @@ impl Open {
     pub(super) fn begin_response(&mut self, headers: &[Header<'_>], budget: &Budget, now: Moment) {
         self.exchange.timing.first_byte.get_or_insert(now);
         self.answer = self.dialect.map(|dialect| Box::new(Answer::new(dialect)));
-        if self.answer.is_some() {
-            self.answer_coding = Decoder::new(headers, budget);
+        let label = header(headers, "content-type").unwrap_or("");
+        self.labelled_stream =
+            label.get(..17).is_some_and(|label| label.eq_ignore_ascii_case("text/event-stream"));
+        let Some(answer) = &mut self.answer else { return };
+        self.answer_coding = Decoder::new(headers, budget);
+        for (name, count) in METERED {
+            if let Some(value) = header(headers, name).and_then(|text| text.parse().ok()) {
+                answer.note(count, value);
+            }
         }
     }
 
@@ -124,7 +143,7 @@ impl Open {
 
     /// The exchange as it is recorded.
     pub(super) fn finish(self) -> Exchange {
-        let Open { mut exchange, dialect, asked, answer, unreadable, response, .. } = self;
+        let Open { mut exchange, dialect, asked, answer, unreadable, labelled_stream, response, .. } = self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
         let asked = asked.asked();
         if let Some(model) = &asked.model {
@@ -136,7 +155,7 @@ impl Open {
         if let Some(answer) = &answer {
             usage = answer.usage(end == End::Complete);
             let facts = answer.facts();
-            exchange.streaming = Some(answer.is_streamed());
+            exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model.clone();
             exchange.service_tier = facts.tier.clone();
             exchange.finish_reasons = facts.finish.clone();

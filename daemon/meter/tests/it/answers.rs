@@ -41,7 +41,7 @@ const CASES: &[Case] = &[
     },
     Case {
         name: "usage as floats and text, duplicate keys, nulls",
-        answer: r#" [ ] {"usage":{"prompt_tokens":1},"model":"served","usage":{"prompt_tokens":10.0,"completion_tokens":"5","total_tokens":1.5e1,"prompt_tokens":11,"prompt_tokens":null}}"#,
+        answer: r#" {"usage":{"prompt_tokens":1},"model":"served","usage":{"prompt_tokens":10.0,"completion_tokens":"5","total_tokens":1.5e1,"prompt_tokens":11,"prompt_tokens":null}}"#,
         expected: "chat served 11,5,-,-,- ok",
         ..CHAT
     },
@@ -172,7 +172,7 @@ fn answers_are_read() {
             let exchange = outcome.one();
             assert_eq!(summary(exchange), case.expected, "{}", case.name);
             assert!(!outcome.printed.contains("secret words"), "{}: an error's message is kept", case.name);
-            let streamed = case.answer.contains("data:");
+            let streamed = case.answer.contains("data:") || case.fields == SSE;
             assert_eq!(exchange.streaming, Some(streamed), "{}", case.name);
         }
     }
@@ -213,7 +213,10 @@ fn the_first_token_is_the_first_event_with_output() {
 
 #[test]
 fn content_codings_are_undone() {
-    let plain = CASES[0].answer.as_bytes();
+    // Longer than any buffer, and hard to compress.
+    let numbers: String = (0..40_000u64).map(|n| format!("{},", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let plain = CASES[0].answer.replacen('{', &format!("{{\"data\":[{numbers}0],"), 1);
+    let plain = plain.as_bytes();
     let gzip = |bytes: &[u8]| {
         let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
         encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
@@ -241,7 +244,7 @@ fn content_codings_are_undone() {
         ("gzip, zstd", zstd(&gzip(plain))),
         ("zstd,deflate , identity", raw(&zstd(plain))),
     ] {
-        for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 2]] {
+        for cuts in [&[usize::MAX] as &[usize], &[1430, 1, 90], &[16_384]] {
             let fields = format!("Content-Encoding: {coding}\r\n");
             let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
             let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), cuts);
@@ -259,5 +262,93 @@ fn content_codings_are_undone() {
         let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
         let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), &[9]);
         assert_eq!(outcome.one().reason, Some(reason), "{coding}");
+    }
+}
+
+/// A message of an AWS event stream.
+fn message(name: &str, payload: &str) -> Vec<u8> {
+    let mut headers = Vec::new();
+    for (key, value) in [(":message-type", "event"), (":event-type", name)] {
+        headers.push(key.len() as u8);
+        headers.extend_from_slice(key.as_bytes());
+        headers.extend_from_slice(&[7, 0, value.len() as u8]);
+        headers.extend_from_slice(value.as_bytes());
+    }
+    let checksum = |bytes: &[u8]| {
+        let mut crc = flate2::Crc::new();
+        crc.update(bytes);
+        crc.sum().to_be_bytes()
+    };
+    let total = (12 + headers.len() + payload.len() + 4) as u32;
+    let mut bytes = total.to_be_bytes().to_vec();
+    bytes.extend_from_slice(&(headers.len() as u32).to_be_bytes());
+    bytes.extend_from_slice(&checksum(&bytes.clone()));
+    bytes.extend_from_slice(&headers);
+    bytes.extend_from_slice(payload.as_bytes());
+    bytes.extend_from_slice(&checksum(&bytes.clone()));
+    bytes
+}
+
+#[test]
+fn event_streams_of_bedrock_are_read() {
+    let host = "bedrock-runtime.us-east-1.amazonaws.com";
+    let converse = [
+        message("contentBlockDelta", r#"{"delta":{"text":"x"},"p":"abc"}"#),
+        message("messageStop", r#"{"stopReason":"end_turn"}"#),
+        message("metadata", r#"{"usage":{"inputTokens":5,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3}}"#),
+    ]
+    .concat();
+    // {"type":"message_start","message":{"model":"c","usage":{"input_tokens":4}}} and so on, in base64.
+    let invoke = [
+        message("chunk", r#"{"bytes":"eyJ0eXBlIjoibWVzc2FnZV9zdGFydCIsIm1lc3NhZ2UiOnsibW9kZWwiOiJjIiwidXNhZ2UiOnsiaW5wdXRfdG9rZW5zIjo0fX19","p":"x"}"#),
+        message("chunk", r#"{"bytes":"eyJ0eXBlIjoibWVzc2FnZV9kZWx0YSIsInVzYWdlIjp7Im91dHB1dF90b2tlbnMiOjl9fQ=="}"#),
+        message("chunk", r#"{"p":"y","bytes":"eyJ0eXBlIjoibWVzc2FnZV9zdG9wIiwiYW1hem9uLWJlZHJvY2staW52b2NhdGlvbk1ldHJpY3MiOnsiaW5wdXRUb2tlbkNvdW50Ijo0LCJvdXRwdXRUb2tlbkNvdW50IjoxMX19"}"#),
+    ]
+    .concat();
+    let mut damaged = converse.clone();
+    if let Some(byte) = damaged.last_mut() {
+        *byte ^= 1;
+    }
+    for (path, body, expected) in [
+        ("/model/us.amazon.nova-micro-v1%3A0/converse-stream", converse, "chat - 8,2,3,-,- ok"),
+        ("/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke-with-response-stream", invoke, "chat c 4,9,-,-,- ok"),
+        ("/model/us.amazon.nova-micro-v1%3A0/converse-stream", damaged, "chat - -,-,-,-,- gap"),
+    ] {
+        let sent = format!("POST {path} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}");
+        for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 2]] {
+            let outcome = call(host, sent.as_bytes(), &answer(200, "", &body), cuts);
+            assert_eq!(summary(outcome.one()), expected, "{path}");
+            assert_eq!(outcome.one().streaming, Some(!expected.ends_with("gap")));
+        }
+    }
+}
+
+#[test]
+fn other_dialects_are_read() {
+    for (host, target, body, expected) in [
+        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2:generateContent?key=k",
+            r#"{"modelVersion":"g","usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":3,"thoughtsTokenCount":4,"toolUsePromptTokenCount":5,"cachedContentTokenCount":2,"totalTokenCount":22}}"#,
+            "generate_content g 15,7,2,-,4 ok"),
+        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2:streamGenerateContent",
+            "[{\"usageMetadata\":{\"promptTokenCount\":10}}\r\n,\r\n{\"modelVersion\":\"g\",\"usageMetadata\":{\"promptTokenCount\":10,\"candidatesTokenCount\":3}}]",
+            "generate_content g 10,3,-,-,- ok"),
+        ("us-central1-aiplatform.googleapis.com", "/v1/projects/p/locations/l/publishers/google/models/e:predict",
+            r#"{"predictions":[{"embeddings":{"statistics":{"token_count":4}}},{"embeddings":{"statistics":{"token_count":5}}}]}"#,
+            "predict - 9,-,-,-,- ok"),
+        ("api.openai.com", "/v1/embeddings", r#"{"model":"e","data":[{"embedding":[0.1,0.2]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+            "embeddings e 8,-,-,-,- ok"),
+        ("api.cohere.com", "/v2/chat", r#"{"usage":{"billed_units":{"input_tokens":5.0},"tokens":{"input_tokens":500.0,"output_tokens":7.0},"cached_tokens":3}}"#,
+            "chat - 500,7,3,-,- ok"),
+        ("localhost", "/api/chat", "{\"model\":\"q\",\"message\":{\"content\":\"a\"},\"done\":false}\n{\"model\":\"q\",\"done\":true,\"prompt_eval_count\":6,\"eval_count\":2}\n",
+            "chat q 6,2,-,-,- ok"),
+        ("bedrock-runtime.us-east-1.amazonaws.com", "/model/amazon.nova-micro-v1:0/invoke",
+            r#"{"usage":{"inputTokens":1,"outputTokens":2,"cacheReadInputTokenCount":3,"cacheWriteInputTokenCount":4}}"#, "chat - 8,2,3,4,- ok"),
+    ] {
+        let sent = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n{{}}");
+        for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 2]] {
+            let host = if host == "localhost" { "" } else { host };
+            let outcome = call(host, sent.as_bytes(), &answer(200, "", body.as_bytes()), cuts);
+            assert_eq!(summary(outcome.one()), expected, "{target}");
+        }
     }
 }

@@ -1,0 +1,58 @@
+//! Cohere's own API, version 1 and 2.
+//!
+//! `tokens` counts what the model saw, with Cohere's own preamble; `billed_units` is there alone for some operations.
+
+use super::dialect::Dialect;
+use super::facts::Count::{CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
+use super::facts::{Counts, Field, Merge};
+use crate::exchange::Usage;
+
+/// Members of a usage object, below `prefix`.
+macro_rules! usage {
+    ($prefix:literal) => {
+        [
+            ($prefix, Field::Usage),
+            (concat!($prefix, "/tokens/input_tokens"), Field::Count(Input)),
+            (concat!($prefix, "/tokens/output_tokens"), Field::Count(Output)),
+            (concat!($prefix, "/billed_units/input_tokens"), Field::Count(InputElsewhere)),
+            (concat!($prefix, "/billed_units/output_tokens"), Field::Count(OutputElsewhere)),
+            (concat!($prefix, "/cached_tokens"), Field::Count(CacheRead)),
+        ]
+    };
+}
+
+const USAGE: [(&str, Field); 6] = usage!("/usage");
+const USAGE_END: [(&str, Field); 6] = usage!("/delta/usage");
+const META: [(&str, Field); 6] = usage!("/meta");
+const META_END: [(&str, Field); 6] = usage!("/response/meta");
+
+const PATHS: [(&str, Field); 9] = [
+    ("/finish_reason", Field::Finish),
+    ("/delta/finish_reason", Field::Finish),
+    ("/message/tool_calls/*/function/name", Field::Tool),
+    ("/delta/message/tool_calls/function/name", Field::Tool),
+    ("/tool_calls/*/name", Field::Tool),
+    ("/type", Field::Kind),
+    ("/event_type", Field::Kind),
+    ("/delta/message/content/text", Field::Output),
+    ("/text", Field::Output),
+];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "cohere",
+    paths: &[&USAGE, &USAGE_END, &META, &META_END, &PATHS],
+    merge: Merge::LastObject,
+    terminal: &["message-end", "stream-end"],
+    usage_on_request: false,
+    usage,
+};
+
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Input).or(counts.get(InputElsewhere)),
+        output: counts.get(Output).or(counts.get(OutputElsewhere)),
+        cache_read: counts.get(CacheRead),
+        ..Usage::default()
+    }
+}

@@ -1,0 +1,97 @@
+//! Gemini API and Vertex AI: `generateContent`, `streamGenerateContent`, embeddings, and the interactions API.
+//!
+//! `promptTokenCount` includes cached content and excludes what tools put in; `candidatesTokenCount` excludes thoughts.
+//! Every chunk of a stream has cumulative usage; a stream is events or one JSON array written piece by piece.
+
+use super::dialect::Dialect;
+use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
+use super::facts::{Counts, Field, Merge};
+use crate::exchange::Usage;
+
+/// Members of an answer, below `prefix`.
+macro_rules! answer {
+    ($prefix:literal) => {
+        [
+            (concat!($prefix, "/modelVersion"), Field::Model),
+            (concat!($prefix, "/usageMetadata"), Field::Usage),
+            (concat!($prefix, "/usageMetadata/promptTokenCount"), Field::Count(Input)),
+            (concat!($prefix, "/usageMetadata/candidatesTokenCount"), Field::Count(Output)),
+            (concat!($prefix, "/usageMetadata/thoughtsTokenCount"), Field::Count(Reasoning)),
+            (concat!($prefix, "/usageMetadata/toolUsePromptTokenCount"), Field::Count(ToolInput)),
+            (concat!($prefix, "/usageMetadata/cachedContentTokenCount"), Field::Count(CacheRead)),
+            (concat!($prefix, "/usageMetadata/totalTokenCount"), Field::Count(Total)),
+            (concat!($prefix, "/usageMetadata/serviceTier"), Field::Tier),
+            (concat!($prefix, "/candidates/*/finishReason"), Field::Finish),
+            (concat!($prefix, "/candidates/*/content/parts/*/functionCall/name"), Field::Tool),
+            (concat!($prefix, "/candidates/*/content/parts/*/text"), Field::Output),
+            (concat!($prefix, "/error"), Field::Error),
+            (concat!($prefix, "/error/status"), Field::ErrorClass),
+            (concat!($prefix, "/error/code"), Field::ErrorCode),
+        ]
+    };
+}
+
+const WHOLE: [(&str, Field); 15] = answer!("");
+const ELEMENT: [(&str, Field); 15] = answer!("/*");
+const PREDICT: [(&str, Field); 1] = [("/predictions/*/embeddings/statistics/token_count", Field::Sum(Input))];
+
+/// Members of an answer of the interactions API, below `prefix`.
+macro_rules! interaction {
+    ($prefix:literal) => {
+        [
+            (concat!($prefix, "/model"), Field::Model),
+            (concat!($prefix, "/status"), Field::Status),
+            (concat!($prefix, "/usage"), Field::Usage),
+            (concat!($prefix, "/usage/total_input_tokens"), Field::Count(Input)),
+            (concat!($prefix, "/usage/total_output_tokens"), Field::Count(Output)),
+            (concat!($prefix, "/usage/total_thought_tokens"), Field::Count(Reasoning)),
+            (concat!($prefix, "/usage/total_tool_use_tokens"), Field::Count(ToolInput)),
+            (concat!($prefix, "/usage/total_cached_tokens"), Field::Count(CacheRead)),
+            (concat!($prefix, "/usage/total_tokens"), Field::Count(Total)),
+            (concat!($prefix, "/error"), Field::Error),
+        ]
+    };
+}
+
+const INTERACTION: [(&str, Field); 10] = interaction!("");
+const INTERACTION_EVENT: [(&str, Field); 10] = interaction!("/interaction");
+const INTERACTION_STREAM: [(&str, Field); 2] = [("/event_type", Field::Kind), ("/delta/text", Field::Output)];
+
+/// `generateContent`, streamed or not, and embeddings.
+pub static GENERATE: Dialect = Dialect {
+    name: "gemini",
+    paths: &[&WHOLE, &ELEMENT, &PREDICT],
+    merge: Merge::LastObject,
+    terminal: &[],
+    usage_on_request: false,
+    usage,
+};
+
+/// The interactions API.
+pub static INTERACTIONS: Dialect = Dialect {
+    name: "gemini_interactions",
+    paths: &[&INTERACTION, &INTERACTION_EVENT, &INTERACTION_STREAM],
+    merge: Merge::LastObject,
+    terminal: &["interaction.completed", "interaction.complete", "done"],
+    usage_on_request: false,
+    usage,
+};
+
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: sum(counts.get(Input), counts.get(ToolInput)),
+        output: sum(counts.get(Output), counts.get(Reasoning)),
+        cache_read: counts.get(CacheRead),
+        reasoning: counts.get(Reasoning),
+        total: counts.get(Total),
+        ..Usage::default()
+    }
+}
+
+/// Sum of what is known.
+fn sum(one: Option<u64>, other: Option<u64>) -> Option<u64> {
+    match (one, other) {
+        (None, None) => None,
+        (one, other) => one.unwrap_or(0).checked_add(other.unwrap_or(0)),
+    }
+}
