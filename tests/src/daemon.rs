@@ -189,6 +189,13 @@ impl Drop for Daemon {
     }
 }
 
+/// What tells one call from another, on one line.
+fn summary(call: &Value) -> String {
+    let text = |pointer: &str| call.pointer(pointer).map(Value::to_string).unwrap_or_default();
+    let pointers = ["/started_at", "/workload/comm", "/workload/pid", "/host", "/dialect", "/usage/input_tokens", "/reason"];
+    pointers.map(text).join(" ")
+}
+
 /// Gives way between two looks at a condition that has a deadline.
 pub fn pause() {
     std::thread::park_timeout(Duration::from_millis(20));
