@@ -250,7 +250,7 @@ fn litellm_names<'a>(provider: &Provider, facts: &'a Facts) -> BTreeMap<String, 
 fn position(models: &[&Model], name: &str) -> Option<usize> {
     let exact = |model: &&Model| model.matches.iter().any(|rule| rule.exact.as_deref() == Some(name));
     let loose = |model: &&Model| model.matches.iter().any(|rule| rule.matches(name));
-    models.iter().position(|model| exact(model)).or_else(|| models.iter().position(|model| loose(model)))
+    models.iter().position(exact).or_else(|| models.iter().position(loose))
 }
 
 /// The number of input tokens up to which two sources agree on today's standard price (`None`: everywhere), or what
