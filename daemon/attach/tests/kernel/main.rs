@@ -2,8 +2,10 @@
 //!
 //! Needs root and BPF; elsewhere each test says that it was skipped, and fails if `VENTURI_REQUIRE_KERNEL=1`.
 
+mod flows;
 mod harness;
 mod life;
+mod sessions;
 mod tap;
 mod tls;
 mod verbs;

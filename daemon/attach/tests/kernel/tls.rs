@@ -129,7 +129,7 @@ fn know_host(attacher: &Attacher) {
     hosts.insert(&Key::new(bits, name), 1, 0).expect("insert");
 }
 
-fn certificate(directory: &std::path::Path) -> (String, String) {
+pub(crate) fn certificate(directory: &std::path::Path) -> (String, String) {
     let path = |name: &str| directory.join(name).to_str().expect("text").to_owned();
     let (certificate, key) = (path("cert.pem"), path("key.pem"));
     let made = Command::new("openssl")
