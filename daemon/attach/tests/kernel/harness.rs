@@ -65,7 +65,15 @@ impl Attacher {
                 if libc::dup2(inherited, 3) < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
             });
         }
-        let child = command.spawn().expect("start venturi-attach");
+        let child = loop {
+            match command.spawn() {
+                // A copy of the program may still be open for writing in a child that another test is starting.
+                Err(error) if error.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now()
+                }
+                other => break other.expect("start venturi-attach"),
+            }
+        };
         drop(theirs);
         let mut hello = Box::new(Hello::new_zeroed());
         let (len, received) = receive(&ours, hello.as_mut_bytes());
@@ -205,13 +213,27 @@ pub(crate) struct Python {
 }
 
 impl Python {
+    /// Starts it and waits until it is ready; `None` if it cannot be run.
     pub(crate) fn start(script: &str, arguments: &[&str]) -> Option<Python> {
+        Python::begin(script, arguments)?.ready()
+    }
+
+    /// Starts many at the same time.
+    pub(crate) fn start_many(count: usize, script: &str) -> Vec<Python> {
+        let begun: Vec<Python> = (0..count).filter_map(|_| Python::begin(script, &[])).collect();
+        begun.into_iter().filter_map(Python::ready).collect()
+    }
+
+    fn ready(mut self) -> Option<Python> {
+        (self.line() == "ready").then_some(self)
+    }
+
+    fn begin(script: &str, arguments: &[&str]) -> Option<Python> {
         let mut command = Command::new("python3");
         command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().ok()?;
         let (to, from) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));
-        let mut python = Python { child, to, from };
-        (python.line() == "ready").then_some(python)
+        Some(Python { child, to, from })
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -136,7 +136,7 @@ fn it_ends_promptly_with_a_hundred_armed_processes() {
 
 fn check_end(way: &str, arguments: &[&str]) {
     const SCRIPT: &str = "import ssl,sys\nprint('ready',flush=True)\nsys.stdin.readline()";
-    let processes: Vec<Python> = (0..100).filter_map(|_| Python::start(SCRIPT, &[])).collect();
+    let processes = Python::start_many(100, SCRIPT);
     assert_eq!(processes.len(), 100, "python3 with ssl");
     let mut attacher = Attacher::armed(arguments);
     let (start, end) = mapping(processes[0].pid(), "libssl", "r-xp").expect("libssl");
