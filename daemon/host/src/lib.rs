@@ -11,6 +11,7 @@ pub mod error;
 pub mod memory;
 mod metering;
 pub mod privileges;
+pub mod replay;
 pub mod resolve;
 pub mod shards;
 mod source;

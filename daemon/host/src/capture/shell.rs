@@ -48,26 +48,6 @@ pub trait Identify: Send {
     fn resolve(&mut self, process: ProcessKey, task: Option<&Task>) -> Arc<Workload>;
 }
 
-/// Identifies a process by what the kernel's records say of it: number, name, user. Nothing is looked up.
-#[derive(Debug, Default)]
-pub struct KernelFacts;
-
-impl Identify for KernelFacts {
-    fn on_exec(&mut self, _task: &Task) {}
-
-    fn on_fork(&mut self, _parent: &Task, _child: ProcessKey) {}
-
-    fn on_exit(&mut self, _process: ProcessKey) {}
-
-    fn resolve(&mut self, process: ProcessKey, task: Option<&Task>) -> Arc<Workload> {
-        let unknown = Workload::unknown(process);
-        let Some(task) = task else { return unknown };
-        let len = task.comm.iter().position(|byte| *byte == 0).unwrap_or(task.comm.len());
-        let comm = String::from_utf8_lossy(&task.comm[..len]).into_owned();
-        Arc::new(Workload { comm: Some(comm.into()), uid: Some(task.uid), ..(*unknown).clone() })
-    }
-}
-
 /// What the thread works with.
 pub(super) struct Shell {
     pub(super) planner: Planner,

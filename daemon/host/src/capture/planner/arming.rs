@@ -344,8 +344,8 @@ impl Planner {
         process.addresses.clear();
         self.rows_changed = true;
         if known {
-            self.out.push(Command::Resolve(key, Box::new(*task)));
             self.want_on_suspicion(key.pid, at, now);
+            self.out.push(Command::Resolve(key, Box::new(*task)));
         }
     }
 

@@ -62,7 +62,6 @@ impl Planner {
         let named = host.is_some();
         self.flows.insert(flow_key, FlowState::new(key, connect.tuple, at, host.clone(), false));
         self.claim_for_waiting(flow_key);
-        self.out.push(Command::Resolve(key, Box::new(connect.task)));
         if let Some(host) = host {
             self.note_host(key.pid, &host.host, at);
             self.want(key.pid, at, now);
@@ -70,6 +69,8 @@ impl Planner {
             self.want_on_suspicion(key.pid, at, now);
         }
         self.scan_at_connect(key.pid);
+        // After what arms: finding out who it is takes longer than a client has until its first write.
+        self.out.push(Command::Resolve(key, Box::new(connect.task)));
         if !named {
             self.tap_at_connect(flow_key, executable, now);
         }
@@ -135,8 +136,8 @@ impl Planner {
             self.out.push(Command::Count(Tally::Sessions));
         }
         self.claim(identity);
-        self.out.push(Command::Resolve(key, Box::new(named.task)));
         self.want(key.pid, at, now);
+        self.out.push(Command::Resolve(key, Box::new(named.task)));
     }
 
     fn new_session(
