@@ -22,6 +22,7 @@ use crate::capture::{Capture, CaptureConfig};
 use crate::config::Config;
 use crate::metering;
 use crate::privileges::{self, Identity};
+use crate::replay::{Recording, Replay};
 use crate::resolve::{AttacherFiles, Resolver};
 use crate::shards::{self, Shards};
 use crate::telemetry::{CaptureMode, Degradation};
@@ -126,7 +127,7 @@ impl Source {
     ) -> anyhow::Result<Running> {
         let status = CaptureStatus::new();
         let lost = Arc::new(Notify::new());
-        let mut running = Running { status: Arc::clone(&status), lost: Arc::clone(&lost), live: None };
+        let mut running = Running { status: Arc::clone(&status), lost: Arc::clone(&lost), live: None, replay: None };
         match self {
             Source::Off(why) => tracing::warn!(why, "nothing is captured"),
             Source::Refused(refused) => {
@@ -134,12 +135,16 @@ impl Source {
                 status.greeted(&greeting.hello, handle.pid());
                 tracing::warn!(why = greeting.detail(), "nothing is captured");
             }
-            Source::Replay(file) => tracing::info!(?file, "serving a recorded capture"),
+            Source::Replay(file) => {
+                tracing::info!(?file, "serving a recorded capture");
+                let recording = Recording::load(file.as_deref())?;
+                let shards = start_shards(metering, records, &status)?;
+                let replay = Replay::start(recording, metering.directory(), shards.senders(), Arc::clone(&status))?;
+                running.replay = Some((replay, shards));
+            }
             Source::Live(live) => {
                 let Live { handle, greeting, inventory } = *live;
-                let pipelines = metering.clone();
-                let make = move |shard| pipelines.pipeline(shard);
-                let shards = Shards::start(shards::default_count(), make, records, Arc::clone(&status))?;
+                let shards = start_shards(metering, records, &status)?;
                 let on_lost = {
                     let (status, lost) = (Arc::clone(&status), Arc::clone(&lost));
                     move || {
@@ -165,11 +170,22 @@ impl Source {
     }
 }
 
+fn start_shards(
+    metering: &metering::Shared,
+    records: SyncSender<Box<Record>>,
+    status: &Arc<CaptureStatus>,
+) -> anyhow::Result<Shards> {
+    let pipelines = metering.clone();
+    let make = move |shard| pipelines.pipeline(shard);
+    Shards::start(shards::default_count(), make, records, Arc::clone(status))
+}
+
 /// Capture at work.
 pub(crate) struct Running {
     status: Arc<CaptureStatus>,
     lost: Arc<Notify>,
     live: Option<(Capture, Shards)>,
+    replay: Option<(Replay, Shards)>,
 }
 
 impl Running {
@@ -188,6 +204,10 @@ impl Running {
             let attacher = capture.stop();
             shards.stop();
             attacher.close(ATTACHER_GRACE);
+        }
+        if let Some((replay, shards)) = self.replay {
+            replay.stop();
+            shards.stop();
         }
         true
     }
