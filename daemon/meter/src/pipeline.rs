@@ -200,7 +200,14 @@ impl Pipeline {
             fence_panics,
         } = options;
         Pipeline {
-            shared: Shared { directory, owners, clock, fingerprint_keys, detect_by_path, budget: Budget::new() },
+            shared: Shared {
+                directory,
+                owners,
+                clock,
+                fingerprint_keys,
+                detect_by_path,
+                budget: Budget::new(),
+            },
             catalogue,
             id_seed,
             made: 0,
@@ -231,9 +238,12 @@ impl Pipeline {
             }
             Input::Chunk { session, direction, offset, bytes } => {
                 if self.sessions.contains_key(&session) {
-                    self.step(session, now, |session, shared| session.chunk(direction, offset, bytes, shared, now));
+                    self.step(session, now, |session, shared| {
+                        session.chunk(direction, offset, bytes, shared, now)
+                    });
                 } else {
-                    let lost = Output::Lost { session, reason: Reason::UnknownSession, bytes: bytes.len() as u64 };
+                    let lost =
+                        Output::Lost { session, reason: Reason::UnknownSession, bytes: bytes.len() as u64 };
                     self.out.push_back(lost);
                 }
             }
@@ -246,7 +256,9 @@ impl Pipeline {
                 }
                 self.record(exchange, workload, now);
             }
-            Input::Flow { flow, workload, started_at, started } => self.flow(flow, workload, started_at, started, now),
+            Input::Flow { flow, workload, started_at, started } => {
+                self.flow(flow, workload, started_at, started, now)
+            }
             Input::Tick => {}
         }
         self.expire(now);
@@ -318,7 +330,9 @@ impl Pipeline {
 
     fn make_room(&mut self, now: Moment) {
         while self.sessions.len() >= SESSIONS_MAX {
-            let Some(idle) = self.sessions.iter().min_by_key(|(_, session)| session.touched()).map(|(id, _)| *id) else {
+            let Some(idle) =
+                self.sessions.iter().min_by_key(|(_, session)| session.touched()).map(|(id, _)| *id)
+            else {
                 return;
             };
             self.close(idle, None, now);
@@ -342,7 +356,8 @@ impl Pipeline {
 
     fn record(&mut self, exchange: Exchange, workload: Arc<Workload>, now: Moment) {
         let started_at = self.shared.clock.at(exchange.timing.started);
-        let attribution = attribute(Some(&exchange.host), &workload, &self.shared.owners, self.shared.clock.at(now));
+        let attribution =
+            attribute(Some(&exchange.host), &workload, &self.shared.owners, self.shared.clock.at(now));
         let cost = price(&exchange, &self.catalogue, started_at);
         let record = Record {
             id: self.id(started_at),
@@ -356,7 +371,14 @@ impl Pipeline {
         self.out.push_back(Output::Record(Box::new(record)));
     }
 
-    fn flow(&mut self, flow: Box<Flow>, workload: Arc<Workload>, started_at: UnixNanos, started: Moment, now: Moment) {
+    fn flow(
+        &mut self,
+        flow: Box<Flow>,
+        workload: Arc<Workload>,
+        started_at: UnixNanos,
+        started: Moment,
+        now: Moment,
+    ) {
         // A caller without wall-clock time of the start has its moment.
         let started_at = if started_at.0 == 0 { self.shared.clock.at(started) } else { started_at };
         let attribution =

@@ -10,7 +10,7 @@ use meter::flow::Piece;
 use meter::http::body::Decoder;
 use meter::http::sse::{Events, Sse};
 use meter::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink};
-use meter::limits::{Budget, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, DECODE_BUFFER};
+use meter::limits::{Budget, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX};
 use meter::llm::json::{Paths, Scanner, Value, Visitor};
 use meter::loss::Tally;
 use meter::pipeline::{Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions};
@@ -163,8 +163,16 @@ pub fn json(data: &[u8]) {
 
 /// Content codings: bounded expansion, and cut anywhere, same bytes.
 pub fn body(data: &[u8]) {
-    const CODINGS: [&[u8]; 8] =
-        [b"gzip", b"deflate", b"br", b"zstd", b"gzip, br", b"identity, deflate", b"x-gzip,zstd", b"gzip,gzip,gzip,gzip"];
+    const CODINGS: [&[u8]; 8] = [
+        b"gzip",
+        b"deflate",
+        b"br",
+        b"zstd",
+        b"gzip, br",
+        b"identity, deflate",
+        b"x-gzip,zstd",
+        b"gzip,gzip,gzip,gzip",
+    ];
     let [which, at, rest @ ..] = data else { return };
     let value = CODINGS.get(usize::from(*which) % CODINGS.len()).copied().unwrap_or(b"gzip");
     let headers = [Header { name: "Content-Encoding", value }];
@@ -180,7 +188,11 @@ pub fn body(data: &[u8]) {
     let (left, right) = rest.split_at(usize::from(*at).min(rest.len()));
     let whole = run(&[rest]);
     let bound = EXPANSION_FLOOR.max((rest.len() as u64 + 1) * EXPANSION_RATIO_MAX) + DECODE_BUFFER as u64;
-    assert!(whole.0.len() as u64 <= bound.saturating_mul(EXPANSION_RATIO_MAX), "expanded to {}", whole.0.len());
+    assert!(
+        whole.0.len() as u64 <= bound.saturating_mul(EXPANSION_RATIO_MAX),
+        "expanded to {}",
+        whole.0.len()
+    );
     let cut = run(&[left, right]);
     if whole.1 && cut.1 {
         assert_eq!(whole.0, cut.0);

@@ -10,7 +10,8 @@ use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 use super::{Header, header};
 use crate::exchange::Reason;
 use crate::limits::{
-    Budget, CODINGS_MAX, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease, ZSTD_WINDOW_LOG_MAX,
+    Budget, CODINGS_MAX, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease,
+    ZSTD_WINDOW_LOG_MAX,
 };
 
 /// Undoes the content codings of one body.
@@ -123,12 +124,17 @@ impl Stage {
         } else if is(&["deflate"]) {
             (Coding::Deflate(Deflate::Unknown(None)), budget.lease(INFLATE_BYTES))
         } else if is(&["br"]) {
-            let state =
-                BrotliState::new(StandardAlloc::default(), StandardAlloc::default(), StandardAlloc::default());
+            let state = BrotliState::new(
+                StandardAlloc::default(),
+                StandardAlloc::default(),
+                StandardAlloc::default(),
+            );
             (Coding::Brotli(Box::new(state), false), budget.window())
         } else if is(&["zstd"]) {
             let mut decoder = ZstdDecoder::new().map_err(|_| Reason::Undecodable)?;
-            decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX)).map_err(|_| Reason::Undecodable)?;
+            decoder
+                .set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG_MAX))
+                .map_err(|_| Reason::Undecodable)?;
             (Coding::Zstd(Box::new(decoder)), budget.window())
         } else {
             return Err(Reason::Undecodable);
@@ -200,7 +206,11 @@ fn inflate(state: &mut Decompress, bytes: &[u8], buffer: &mut [u8]) -> Result<(u
 enum Deflate {
     /// Holds the first byte, if it came alone.
     Unknown(Option<u8>),
-    Known { state: Box<Decompress>, first: Option<u8>, ended: bool },
+    Known {
+        state: Box<Decompress>,
+        first: Option<u8>,
+        ended: bool,
+    },
 }
 
 impl Deflate {
@@ -217,7 +227,8 @@ impl Deflate {
                     (Some(low), [high, ..]) => (low, *high),
                 };
                 let zlib = low & 0x0f == 8 && (u16::from(low) << 8 | u16::from(high)) % 31 == 0;
-                *self = Deflate::Known { state: Box::new(Decompress::new(zlib)), first: *first, ended: false };
+                *self =
+                    Deflate::Known { state: Box::new(Decompress::new(zlib)), first: *first, ended: false };
                 self.step(bytes, buffer)
             }
             Deflate::Known { ended: true, .. } => Ok((0, 0)),

@@ -164,7 +164,8 @@ impl Connection {
             sink.response_end(key, end);
         }
         for pending in self.pending.drain(..) {
-            let lost = if matches!(self.received.state, State::Skip(_)) { Reason::Gap } else { Reason::NoResponse };
+            let lost =
+                if matches!(self.received.state, State::Skip(_)) { Reason::Gap } else { Reason::NoResponse };
             sink.response_end(pending.key, End::Cut(reason.unwrap_or(lost)));
         }
         if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
@@ -273,7 +274,9 @@ impl Connection {
             return;
         }
         sending.waiting = false;
-        if sending.refused && METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes)) {
+        if sending.refused
+            && METHODS.iter().any(|method| bytes.starts_with(method) || method.starts_with(bytes))
+        {
             self.end(Direction::Sent, End::Complete, sink);
         }
     }
@@ -357,13 +360,25 @@ impl Connection {
         (bytes.len(), Next::Http1)
     }
 
-    fn head_too_large(&mut self, direction: Direction, used: usize, tally: &mut Tally, sink: &mut impl Sink) -> Next {
+    fn head_too_large(
+        &mut self,
+        direction: Direction,
+        used: usize,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Next {
         tally.lost.add(Reason::LimitReached, used as u64);
         self.lose_place(direction, Reason::LimitReached, tally, sink);
         Next::Http1
     }
 
-    fn complete(&mut self, direction: Direction, head: &[u8], tally: &mut Tally, sink: &mut impl Sink) -> Next {
+    fn complete(
+        &mut self,
+        direction: Direction,
+        head: &[u8],
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Next {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let begun = match direction {
             Direction::Sent => {
@@ -411,7 +426,8 @@ impl Connection {
         if matches!(framing, Framing::Length(0)) {
             sink.request_end(key, End::Complete);
         } else {
-            let waiting = header(parsed.headers, "expect").is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
+            let waiting = header(parsed.headers, "expect")
+                .is_some_and(|value| value.eq_ignore_ascii_case("100-continue"));
             self.sending = Some(Sending { key, waiting, refused: false });
             self.sent.state = State::Body(framing);
         }
@@ -520,7 +536,13 @@ impl Connection {
     }
 
     /// Skips to the next message; returns what is left of `bytes` if it begins there.
-    fn skip<'a>(&mut self, direction: Direction, bytes: &'a [u8], tally: &mut Tally, sink: &mut impl Sink) -> &'a [u8] {
+    fn skip<'a>(
+        &mut self,
+        direction: Direction,
+        bytes: &'a [u8],
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> &'a [u8] {
         let find = |bytes: &[u8]| match direction {
             Direction::Sent => request_start(bytes),
             Direction::Received => status_start(bytes),

@@ -216,7 +216,9 @@ impl Detect {
             Some(b' ') if letters >= 3 => Detected::Http1,
             None if letters < METHOD_MAX => Detected::More,
             Some(_) if letters == 0 && is_frame(first) => Detected::Http2,
-            Some(_) if letters == 0 && first.len() < FRAME_HEAD && first.first() == Some(&0) => Detected::More,
+            Some(_) if letters == 0 && first.len() < FRAME_HEAD && first.first() == Some(&0) => {
+                Detected::More
+            }
             _ => otherwise,
         }
     }

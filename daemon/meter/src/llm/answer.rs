@@ -3,14 +3,14 @@
 //! The form is taken from the first bytes, not from the content type: providers mislabel both ways.
 
 use super::dialect::Dialect;
+use super::facts::Count;
 use super::facts::{Facts, Field};
 use super::json::{Scanner, Value, Visitor};
 use crate::exchange::Usage;
-use super::facts::Count;
 use crate::http::eventstream::{self, EventStream, Message};
 use crate::http::sse::{Events, Sse};
-use memchr::memmem;
 use crate::time::Moment;
+use memchr::memmem;
 
 /// How an answer travels.
 #[derive(Debug)]
@@ -122,7 +122,9 @@ impl Answer {
         }
         if let Form::Unknown = self.form {
             // A byte order mark may precede either form.
-            let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte < 0x80) else { return };
+            let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte < 0x80) else {
+                return;
+            };
             self.form = match first {
                 b'{' => Form::Json,
                 b'[' => {

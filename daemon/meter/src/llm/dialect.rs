@@ -108,7 +108,9 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
         ("responses", _) | (_, "responses") => known("fetch_response", responses, false, false),
         ("messages", "count_tokens") => known("count_tokens", None, false, false),
         (_, "messages") if !parent.contains("/threads/") => known("chat", messages, true, above == "v1"),
-        ("images", "generations" | "edits" | "variations") => known("image_generation", responses, true, false),
+        ("images", "generations" | "edits" | "variations") => {
+            known("image_generation", responses, true, false)
+        }
         ("audio", "transcriptions" | "translations") => known("transcription", responses, true, false),
         ("audio", "speech") => known("speech", responses, true, false),
         (_, "embeddings") if above != "api" => {
@@ -132,7 +134,9 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
             _ => known("other", None, false, false),
         },
         (_, last) if last.contains(':') => match last.rsplit_once(':').map(|(_, verb)| verb) {
-            Some("generateContent" | "streamGenerateContent") => known("generate_content", google, true, true),
+            Some("generateContent" | "streamGenerateContent") => {
+                known("generate_content", google, true, true)
+            }
             Some("embedContent" | "batchEmbedContents") => known("embeddings", google, true, false),
             Some("countTokens") => known("count_tokens", None, false, false),
             Some("predict") => known("predict", google, true, false),
@@ -141,7 +145,8 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
         (_, "count-tokens") => known("count_tokens", None, false, false),
         (_, "converse" | "converse-stream") => known("chat", Some(&bedrock::CONVERSE), true, false),
         (model, "invoke" | "invoke-with-response-stream") => {
-            let dialect = if model.contains("anthropic.") { &anthropic_messages::DIALECT } else { &bedrock::INVOKE };
+            let dialect =
+                if model.contains("anthropic.") { &anthropic_messages::DIALECT } else { &bedrock::INVOKE };
             known("chat", Some(dialect), true, false)
         }
         _ => known("other", None, false, false),

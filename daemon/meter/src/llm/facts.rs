@@ -168,7 +168,8 @@ impl Facts {
             }
             Field::Count(count) => self.note(count, value.count()),
             Field::Sum(count) => {
-                let sum = value.count().and_then(|part| self.counts.get(count).unwrap_or(0).checked_add(part));
+                let sum =
+                    value.count().and_then(|part| self.counts.get(count).unwrap_or(0).checked_add(part));
                 self.note(count, sum);
             }
             Field::Cost(power) => {

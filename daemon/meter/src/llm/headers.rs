@@ -110,6 +110,8 @@ fn product(agent: &str) -> Option<Box<str>> {
 
 fn trace_id(traceparent: &str) -> Option<Box<str>> {
     let id = traceparent.split('-').nth(1)?;
-    let good = id.len() == 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit()) && id.bytes().any(|byte| byte != b'0');
+    let good = id.len() == 32
+        && id.bytes().all(|byte| byte.is_ascii_hexdigit())
+        && id.bytes().any(|byte| byte != b'0');
     good.then(|| id.to_ascii_lowercase().into())
 }

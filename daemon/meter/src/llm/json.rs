@@ -145,7 +145,10 @@ impl<F: Copy> Paths<F> {
         let known = if key == "*" {
             node.element
         } else {
-            node.members.iter().find(|(name, _)| *name == key.as_bytes()).map_or(UNWANTED, |(_, child)| *child)
+            node.members
+                .iter()
+                .find(|(name, _)| *name == key.as_bytes())
+                .map_or(UNWANTED, |(_, child)| *child)
         };
         if known != UNWANTED {
             return usize::from(known);
@@ -387,7 +390,8 @@ impl Scanner {
                         }
                         Some(b'"') => {
                             if let Some(field) = paths.field(self.node) {
-                                let value = Value::Text { bytes: self.text.as_bytes(), whole: self.text.whole };
+                                let value =
+                                    Value::Text { bytes: self.text.as_bytes(), whole: self.text.whole };
                                 visitor.value(field, value);
                             }
                             self.after();
@@ -452,7 +456,8 @@ impl Scanner {
                 }
                 let node = if array { paths.element(self.node) } else { self.node };
                 let leads = node != UNWANTED
-                    && (array || paths.nodes.get(usize::from(node)).is_some_and(|node| !node.members.is_empty()));
+                    && (array
+                        || paths.nodes.get(usize::from(node)).is_some_and(|node| !node.members.is_empty()));
                 match self.stack.get_mut(self.depth) {
                     Some(frame) if leads => {
                         *frame = Frame { node, array };

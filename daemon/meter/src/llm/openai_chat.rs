@@ -5,8 +5,8 @@
 
 use super::dialect::Dialect;
 use super::facts::Count::{
-    AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input, Output,
-    Reasoning, ReasoningElsewhere, Total,
+    AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input,
+    Output, Reasoning, ReasoningElsewhere, Total,
 };
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -97,7 +97,12 @@ fn usage(counts: &Counts) -> Usage {
 }
 
 /// Output with reasoning, by the provider's own arithmetic.
-fn with_reasoning(input: Option<u64>, output: Option<u64>, total: Option<u64>, reasoning: Option<u64>) -> Option<u64> {
+fn with_reasoning(
+    input: Option<u64>,
+    output: Option<u64>,
+    total: Option<u64>,
+    reasoning: Option<u64>,
+) -> Option<u64> {
     let without = output?;
     let (Some(input), Some(total), Some(reasoning)) = (input, total, reasoning) else { return output };
     let with = without.checked_add(reasoning)?;

@@ -48,7 +48,8 @@ macro_rules! answer {
 
 const WHOLE: [(&str, Field); 25] = answer!("");
 const EVENT: [(&str, Field); 25] = answer!("/response");
-const STREAM: [(&str, Field); 3] = [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
+const STREAM: [(&str, Field); 3] =
+    [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
 
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {

@@ -185,7 +185,9 @@ impl Open {
                 Verdict::Whole => None,
                 Verdict::Gap => Some(unreadable.unwrap_or(Reason::Gap)),
                 Verdict::Cut => Some(unreadable.or(cut).unwrap_or(Reason::Interrupted)),
-                Verdict::Absent => Some(unreadable.unwrap_or_else(|| absent(&exchange, dialect, asked.include_usage))),
+                Verdict::Absent => {
+                    Some(unreadable.unwrap_or_else(|| absent(&exchange, dialect, asked.include_usage)))
+                }
             },
         };
         exchange.reason = why;
@@ -202,7 +204,11 @@ impl Open {
 fn absent(exchange: &Exchange, dialect: Option<&'static Dialect>, asked: Option<bool>) -> Reason {
     let streamed = exchange.streaming == Some(true) && exchange.error.is_none();
     let on_request = dialect.is_some_and(|dialect| dialect.usage_on_request);
-    if streamed && on_request && asked != Some(true) { Reason::StreamUsageNotRequested } else { Reason::NotReported }
+    if streamed && on_request && asked != Some(true) {
+        Reason::StreamUsageNotRequested
+    } else {
+        Reason::NotReported
+    }
 }
 
 fn add(slot: &mut Option<u64>, bytes: u64) {

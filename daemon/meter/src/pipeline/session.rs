@@ -125,7 +125,14 @@ impl Session {
     }
 
     /// Takes bytes of one direction.
-    pub(super) fn chunk(&mut self, direction: Direction, offset: u64, bytes: &[u8], shared: &Shared, now: Moment) {
+    pub(super) fn chunk(
+        &mut self,
+        direction: Direction,
+        offset: u64,
+        bytes: &[u8],
+        shared: &Shared,
+        now: Moment,
+    ) {
         let stream = match direction {
             Direction::Sent => &mut self.sent,
             Direction::Received => &mut self.received,
@@ -155,7 +162,8 @@ impl Session {
         self.state.open.clear();
         self.state.made = Made::default();
         self.protocol = Protocol::Unmetered(Reason::Panicked);
-        let missing = self.tally.seen.saturating_sub(self.tally.metered).saturating_sub(self.tally.lost.total());
+        let missing =
+            self.tally.seen.saturating_sub(self.tally.metered).saturating_sub(self.tally.lost.total());
         self.tally.lost.add(Reason::Panicked, missing);
         self.state.made.verdict = Some(SessionVerdict::MetadataOnly(Reason::Panicked));
     }
@@ -171,7 +179,8 @@ impl Session {
             return;
         }
         let mut sink = Meter { state: &mut self.state, shared, now };
-        if let Some(reason) = self.protocol.push(direction, piece, &shared.budget, &mut self.tally, &mut sink) {
+        if let Some(reason) = self.protocol.push(direction, piece, &shared.budget, &mut self.tally, &mut sink)
+        {
             sink.state.made.verdict = Some(SessionVerdict::MetadataOnly(reason));
         }
     }
@@ -189,7 +198,8 @@ impl Session {
     }
 
     fn stop_if_not_ai(&mut self, shared: &Shared, now: Moment) {
-        if let (Naming::NotAi, false) = (&self.state.naming, matches!(self.protocol, Protocol::Unmetered(_))) {
+        if let (Naming::NotAi, false) = (&self.state.naming, matches!(self.protocol, Protocol::Unmetered(_)))
+        {
             self.state.open.clear();
             let mut sink = Meter { state: &mut self.state, shared, now };
             let mut ended = Tally::default();
@@ -276,7 +286,9 @@ fn unnamed(host: &str) -> &'static str {
     let local = host == "localhost"
         || host.ends_with(".localhost")
         || host.parse::<std::net::IpAddr>().is_ok_and(|address| match address {
-            std::net::IpAddr::V4(address) => address.is_loopback() || address.is_private() || address.is_unspecified(),
+            std::net::IpAddr::V4(address) => {
+                address.is_loopback() || address.is_private() || address.is_unspecified()
+            }
             std::net::IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
         });
     if local { "local" } else { "gateway" }
@@ -329,7 +341,8 @@ fn blank(started: Moment) -> Exchange {
 
 /// A call that is known to have been made and was not seen.
 pub(super) fn missed(host: &HostEvidence, started: Moment, reason: Reason, shared: &Shared) -> Exchange {
-    let provider = shared.directory.lookup(&host.host).map_or_else(|| "unknown".into(), |found| Arc::clone(&found.name));
+    let provider =
+        shared.directory.lookup(&host.host).map_or_else(|| "unknown".into(), |found| Arc::clone(&found.name));
     Exchange {
         provider,
         host: Arc::clone(&host.host),
@@ -365,7 +378,9 @@ impl Meter<'_> {
                 self.state.open.push(Open::new(key, exchange, operation.dialect, headers, budget, lease));
             }
             // No room to follow it: told at once, with what the head said.
-            None => self.state.made.exchanges.push(Exchange { reason: Some(Reason::LimitReached), ..exchange }),
+            None => {
+                self.state.made.exchanges.push(Exchange { reason: Some(Reason::LimitReached), ..exchange })
+            }
         }
     }
 }

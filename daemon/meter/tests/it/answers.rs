@@ -153,7 +153,12 @@ const CASES: &[Case] = &[
 
 fn summary(exchange: &Exchange) -> String {
     let reason = exchange.reason.map_or("ok", Reason::as_str);
-    format!("{} {} {} {reason}", exchange.operation, exchange.model.as_deref().unwrap_or("-"), tokens(exchange))
+    format!(
+        "{} {} {} {reason}",
+        exchange.operation,
+        exchange.model.as_deref().unwrap_or("-"),
+        tokens(exchange)
+    )
 }
 
 #[test]
@@ -181,7 +186,8 @@ fn answers_are_read() {
 #[test]
 fn details_are_kept() {
     let case = &CASES[0];
-    let sent = format!("POST {} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{}", case.target, case.body.len(), case.body);
+    let sent =
+        format!("POST {} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{}", case.target, case.body.len(), case.body);
     let outcome = call(case.host, sent.as_bytes(), &answer(200, case.fields, case.answer.as_bytes()), &[9]);
     let exchange = outcome.one();
     assert_eq!(exchange.tools, ["t".into()]);
@@ -206,7 +212,8 @@ fn the_first_token_is_the_first_event_with_output() {
     driver.close();
     let outcome = driver.outcome();
     let timing = outcome.one().timing;
-    let order = [Some(timing.started), timing.first_byte, timing.first_token, timing.last_token, timing.ended];
+    let order =
+        [Some(timing.started), timing.first_byte, timing.first_token, timing.last_token, timing.ended];
     assert!(order.iter().all(Option::is_some), "{timing:?}");
     assert!(order.is_sorted() && timing.first_token < timing.last_token, "{timing:?}");
 }
@@ -214,7 +221,8 @@ fn the_first_token_is_the_first_event_with_output() {
 #[test]
 fn content_codings_are_undone() {
     // Longer than any buffer, and hard to compress.
-    let numbers: String = (0..40_000u64).map(|n| format!("{},", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
+    let numbers: String =
+        (0..40_000u64).map(|n| format!("{},", n.wrapping_mul(0x9e37_79b9_7f4a_7c15))).collect();
     let plain = CASES[0].answer.replacen('{', &format!("{{\"data\":[{numbers}0],"), 1);
     let plain = plain.as_bytes();
     let gzip = |bytes: &[u8]| {
@@ -295,7 +303,10 @@ fn event_streams_of_bedrock_are_read() {
     let converse = [
         message("contentBlockDelta", r#"{"delta":{"text":"x"},"p":"abc"}"#),
         message("messageStop", r#"{"stopReason":"end_turn"}"#),
-        message("metadata", r#"{"usage":{"inputTokens":5,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3}}"#),
+        message(
+            "metadata",
+            r#"{"usage":{"inputTokens":5,"outputTokens":2,"totalTokens":10,"cacheReadInputTokens":3}}"#,
+        ),
     ]
     .concat();
     // {"type":"message_start","message":{"model":"c","usage":{"input_tokens":4}}} and so on, in base64.
@@ -311,7 +322,11 @@ fn event_streams_of_bedrock_are_read() {
     }
     for (path, body, expected) in [
         ("/model/us.amazon.nova-micro-v1%3A0/converse-stream", converse, "chat - 8,2,3,-,- ok"),
-        ("/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke-with-response-stream", invoke, "chat c 4,9,-,-,- ok"),
+        (
+            "/model/anthropic.claude-3-haiku-20240307-v1%3A0/invoke-with-response-stream",
+            invoke,
+            "chat c 4,9,-,-,- ok",
+        ),
         ("/model/us.amazon.nova-micro-v1%3A0/converse-stream", damaged, "chat - -,-,-,-,- gap"),
     ] {
         let sent = format!("POST {path} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}");
@@ -326,23 +341,48 @@ fn event_streams_of_bedrock_are_read() {
 #[test]
 fn other_dialects_are_read() {
     for (host, target, body, expected) in [
-        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2:generateContent?key=k",
+        (
+            "generativelanguage.googleapis.com",
+            "/v1beta/models/gemini-2:generateContent?key=k",
             r#"{"modelVersion":"g","usageMetadata":{"promptTokenCount":10,"candidatesTokenCount":3,"thoughtsTokenCount":4,"toolUsePromptTokenCount":5,"cachedContentTokenCount":2,"totalTokenCount":22}}"#,
-            "generate_content g 15,7,2,-,4 ok"),
-        ("generativelanguage.googleapis.com", "/v1beta/models/gemini-2:streamGenerateContent",
+            "generate_content g 15,7,2,-,4 ok",
+        ),
+        (
+            "generativelanguage.googleapis.com",
+            "/v1beta/models/gemini-2:streamGenerateContent",
             "[{\"usageMetadata\":{\"promptTokenCount\":10}}\r\n,\r\n{\"modelVersion\":\"g\",\"usageMetadata\":{\"promptTokenCount\":10,\"candidatesTokenCount\":3}}]",
-            "generate_content g 10,3,-,-,- ok"),
-        ("us-central1-aiplatform.googleapis.com", "/v1/projects/p/locations/l/publishers/google/models/e:predict",
+            "generate_content g 10,3,-,-,- ok",
+        ),
+        (
+            "us-central1-aiplatform.googleapis.com",
+            "/v1/projects/p/locations/l/publishers/google/models/e:predict",
             r#"{"predictions":[{"embeddings":{"statistics":{"token_count":4}}},{"embeddings":{"statistics":{"token_count":5}}}]}"#,
-            "predict - 9,-,-,-,- ok"),
-        ("api.openai.com", "/v1/embeddings", r#"{"model":"e","data":[{"embedding":[0.1,0.2]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#,
-            "embeddings e 8,-,-,-,- ok"),
-        ("api.cohere.com", "/v2/chat", r#"{"usage":{"billed_units":{"input_tokens":5.0},"tokens":{"input_tokens":500.0,"output_tokens":7.0},"cached_tokens":3}}"#,
-            "chat - 500,7,3,-,- ok"),
-        ("localhost", "/api/chat", "{\"model\":\"q\",\"message\":{\"content\":\"a\"},\"done\":false}\n{\"model\":\"q\",\"done\":true,\"prompt_eval_count\":6,\"eval_count\":2}\n",
-            "chat q 6,2,-,-,- ok"),
-        ("bedrock-runtime.us-east-1.amazonaws.com", "/model/amazon.nova-micro-v1:0/invoke",
-            r#"{"usage":{"inputTokens":1,"outputTokens":2,"cacheReadInputTokenCount":3,"cacheWriteInputTokenCount":4}}"#, "chat - 8,2,3,4,- ok"),
+            "predict - 9,-,-,-,- ok",
+        ),
+        (
+            "api.openai.com",
+            "/v1/embeddings",
+            r#"{"model":"e","data":[{"embedding":[0.1,0.2]}],"usage":{"prompt_tokens":8,"total_tokens":8}}"#,
+            "embeddings e 8,-,-,-,- ok",
+        ),
+        (
+            "api.cohere.com",
+            "/v2/chat",
+            r#"{"usage":{"billed_units":{"input_tokens":5.0},"tokens":{"input_tokens":500.0,"output_tokens":7.0},"cached_tokens":3}}"#,
+            "chat - 500,7,3,-,- ok",
+        ),
+        (
+            "localhost",
+            "/api/chat",
+            "{\"model\":\"q\",\"message\":{\"content\":\"a\"},\"done\":false}\n{\"model\":\"q\",\"done\":true,\"prompt_eval_count\":6,\"eval_count\":2}\n",
+            "chat q 6,2,-,-,- ok",
+        ),
+        (
+            "bedrock-runtime.us-east-1.amazonaws.com",
+            "/model/amazon.nova-micro-v1:0/invoke",
+            r#"{"usage":{"inputTokens":1,"outputTokens":2,"cacheReadInputTokenCount":3,"cacheWriteInputTokenCount":4}}"#,
+            "chat - 8,2,3,4,- ok",
+        ),
     ] {
         let sent = format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 2\r\n\r\n{{}}");
         for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 2]] {

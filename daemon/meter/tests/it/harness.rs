@@ -85,12 +85,22 @@ impl Driver {
     }
 
     pub(crate) fn sent(&mut self, bytes: &[u8]) {
-        self.input(Input::Chunk { session: SESSION, direction: Direction::Sent, offset: self.ends[0], bytes });
+        self.input(Input::Chunk {
+            session: SESSION,
+            direction: Direction::Sent,
+            offset: self.ends[0],
+            bytes,
+        });
         self.ends[0] += bytes.len() as u64;
     }
 
     pub(crate) fn received(&mut self, bytes: &[u8]) {
-        self.input(Input::Chunk { session: SESSION, direction: Direction::Received, offset: self.ends[1], bytes });
+        self.input(Input::Chunk {
+            session: SESSION,
+            direction: Direction::Received,
+            offset: self.ends[1],
+            bytes,
+        });
         self.ends[1] += bytes.len() as u64;
     }
 

@@ -63,37 +63,118 @@ fn text(text: &str) -> Vec<u8> {
 fn messages_are_framed_and_paired() {
     let body = usage(3, 4);
     for (name, script, expected) in [
-        ("keep-alive", vec![Do::Sent(ask()), Do::Received(reply(1, 2)), Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"]),
-        ("pipelining", vec![Do::Sent([ask(), ask()].concat()), Do::Received([reply(1, 2), reply(3, 4)].concat())],
-            vec!["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"]),
-        ("chunks with extensions and trailers", vec![Do::Sent(ask()), Do::Received(chunked("", body.as_bytes(), 5)), Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["200 3,4,-,-,- ok", "200 1,2,-,-,- ok"]),
-        ("interim responses", vec![Do::Sent(ask()), Do::Received([text("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"), reply(1, 2)].concat())],
-            vec!["200 1,2,-,-,- ok"]),
-        ("until the connection ends", vec![Do::Sent(ask()), Do::Received(text(&format!("HTTP/1.0 200 OK\r\n\r\n{body}")))],
-            vec!["200 3,4,-,-,- ok"]),
-        ("until the connection ends, cut", vec![Do::Sent(ask()), Do::Received(text(&format!("HTTP/1.0 200 OK\r\n\r\n{}", &body[..body.len() - 1])))],
-            vec!["200 -,-,-,-,- interrupted"]),
-        ("no body after HEAD, 204 and 304", vec![
-            Do::Sent(text("HEAD /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")), Do::Received(text("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")),
-            Do::Sent(text("GET /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")), Do::Received(text("HTTP/1.1 304 X\r\nContent-Length: 500\r\n\r\n")),
-            Do::Sent(text("DELETE /v1/files/1 HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")), Do::Received(text("HTTP/1.1 204 X\r\n\r\n")),
-            Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["200 -,-,-,-,- not_inference", "304 -,-,-,-,- not_inference", "204 -,-,-,-,- not_inference", "200 1,2,-,-,- ok"]),
-        ("an early refusal", vec![
-            Do::Sent(text("POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n")),
-            Do::Received(answer(401, "", b"{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}")),
-            Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["401 -,-,-,-,- not_reported", "200 1,2,-,-,- ok"]),
-        ("blank lines between messages", vec![Do::Sent([text("\r\n"), ask()].concat()), Do::Received([text("\r\n"), reply(1, 2)].concat())],
-            vec!["200 1,2,-,-,- ok"]),
+        (
+            "keep-alive",
+            vec![Do::Sent(ask()), Do::Received(reply(1, 2)), Do::Sent(ask()), Do::Received(reply(3, 4))],
+            vec!["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "pipelining",
+            vec![Do::Sent([ask(), ask()].concat()), Do::Received([reply(1, 2), reply(3, 4)].concat())],
+            vec!["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "chunks with extensions and trailers",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(chunked("", body.as_bytes(), 5)),
+                Do::Sent(ask()),
+                Do::Received(reply(1, 2)),
+            ],
+            vec!["200 3,4,-,-,- ok", "200 1,2,-,-,- ok"],
+        ),
+        (
+            "interim responses",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(
+                    [
+                        text("HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n"),
+                        reply(1, 2),
+                    ]
+                    .concat(),
+                ),
+            ],
+            vec!["200 1,2,-,-,- ok"],
+        ),
+        (
+            "until the connection ends",
+            vec![Do::Sent(ask()), Do::Received(text(&format!("HTTP/1.0 200 OK\r\n\r\n{body}")))],
+            vec!["200 3,4,-,-,- ok"],
+        ),
+        (
+            "until the connection ends, cut",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(text(&format!("HTTP/1.0 200 OK\r\n\r\n{}", &body[..body.len() - 1]))),
+            ],
+            vec!["200 -,-,-,-,- interrupted"],
+        ),
+        (
+            "no body after HEAD, 204 and 304",
+            vec![
+                Do::Sent(text("HEAD /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")),
+                Do::Received(text("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")),
+                Do::Sent(text("GET /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")),
+                Do::Received(text("HTTP/1.1 304 X\r\nContent-Length: 500\r\n\r\n")),
+                Do::Sent(text("DELETE /v1/files/1 HTTP/1.1\r\nHost: api.openai.com\r\n\r\n")),
+                Do::Received(text("HTTP/1.1 204 X\r\n\r\n")),
+                Do::Sent(ask()),
+                Do::Received(reply(1, 2)),
+            ],
+            vec![
+                "200 -,-,-,-,- not_inference",
+                "304 -,-,-,-,- not_inference",
+                "204 -,-,-,-,- not_inference",
+                "200 1,2,-,-,- ok",
+            ],
+        ),
+        (
+            "an early refusal",
+            vec![
+                Do::Sent(text(
+                    "POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 1000\r\n\r\n",
+                )),
+                Do::Received(answer(
+                    401,
+                    "",
+                    b"{\"error\":{\"type\":\"invalid_request_error\",\"code\":\"invalid_api_key\"}}",
+                )),
+                Do::Sent(ask()),
+                Do::Received(reply(1, 2)),
+            ],
+            vec!["401 -,-,-,-,- not_reported", "200 1,2,-,-,- ok"],
+        ),
+        (
+            "blank lines between messages",
+            vec![
+                Do::Sent([text("\r\n"), ask()].concat()),
+                Do::Received([text("\r\n"), reply(1, 2)].concat()),
+            ],
+            vec!["200 1,2,-,-,- ok"],
+        ),
         ("no response", vec![Do::Sent(ask())], vec!["- -,-,-,-,- no_response"]),
-        ("broken off", vec![Do::Sent(ask()), Do::Received(reply(1, 2)[..60].to_vec())], vec!["200 -,-,-,-,- interrupted"]),
-        ("broken off in a chunk", vec![Do::Sent(ask()), Do::Received(chunked("", body.as_bytes(), 1000)[..90].to_vec())], vec!["200 -,-,-,-,- interrupted"]),
-        ("upgraded", vec![Do::Sent(text("GET /v1/realtime HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\r\n")),
-            Do::Received(text("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nxxxx")), Do::Sent(text("yyyyy"))],
-            vec!["101 -,-,-,-,- upgraded"]),
+        (
+            "broken off",
+            vec![Do::Sent(ask()), Do::Received(reply(1, 2)[..60].to_vec())],
+            vec!["200 -,-,-,-,- interrupted"],
+        ),
+        (
+            "broken off in a chunk",
+            vec![Do::Sent(ask()), Do::Received(chunked("", body.as_bytes(), 1000)[..90].to_vec())],
+            vec!["200 -,-,-,-,- interrupted"],
+        ),
+        (
+            "upgraded",
+            vec![
+                Do::Sent(text(
+                    "GET /v1/realtime HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\r\n",
+                )),
+                Do::Received(text("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nxxxx")),
+                Do::Sent(text("yyyyy")),
+            ],
+            vec!["101 -,-,-,-,- upgraded"],
+        ),
     ] {
         let outcome = check(name, &script, &expected);
         let lost = if name == "upgraded" { 9 } else { 0 };
@@ -110,27 +191,91 @@ fn holes_stay_with_their_message() {
     let in_chunks = chunked("", long.as_bytes(), 20);
     let data = in_chunks.windows(2).position(|pair| pair == b"{\"").unwrap_or(0);
     for (name, script, expected) in [
-        ("exactly a body", vec![Do::Sent(ask()), Do::Received(answered[..head].to_vec()), Do::Gap(Received, usage(1, 2).len() as u64),
-            Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"]),
-        ("inside a body", vec![Do::Sent(ask()), Do::Received(answered[..head + 5].to_vec()), Do::Gap(Received, 10), Do::Received(answered[head + 15..].to_vec()),
-            Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"]),
-        ("inside a chunk", vec![Do::Sent(ask()), Do::Received(in_chunks[..data + 1].to_vec()), Do::Gap(Received, 3), Do::Received(in_chunks[data + 4..].to_vec()),
-            Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"]),
-        ("across chunks", vec![Do::Sent(ask()), Do::Received(in_chunks[..data + 1].to_vec()), Do::Gap(Received, 40), Do::Received(in_chunks[data + 41..].to_vec()),
-            Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"]),
-        ("a response head", vec![Do::Sent(ask()), Do::Received(answered[..9].to_vec()), Do::Gap(Received, 20), Do::Received(answered[29..].to_vec()),
-            Do::Sent(ask()), Do::Received(reply(3, 4))],
-            vec!["- -,-,-,-,- gap", "200 3,4,-,-,- ok"]),
-        ("a request body", vec![Do::Sent(request[..request.len() - 6].to_vec()), Do::Gap(Sent, 3), Do::Sent(request[request.len() - 3..].to_vec()), Do::Received(reply(3, 4))],
-            vec!["200 3,4,-,-,- ok"]),
-        ("the end of a request head", vec![Do::Sent(request[..60].to_vec()), Do::Gap(Sent, request.len() as u64 - 60), Do::Received(reply(3, 4)), Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["200 3,4,-,-,- ok", "200 1,2,-,-,- ok"]),
-        ("a whole request", vec![Do::Gap(Sent, request.len() as u64), Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["200 1,2,-,-,- ok"]),
+        (
+            "exactly a body",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(answered[..head].to_vec()),
+                Do::Gap(Received, usage(1, 2).len() as u64),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "inside a body",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(answered[..head + 5].to_vec()),
+                Do::Gap(Received, 10),
+                Do::Received(answered[head + 15..].to_vec()),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "inside a chunk",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(in_chunks[..data + 1].to_vec()),
+                Do::Gap(Received, 3),
+                Do::Received(in_chunks[data + 4..].to_vec()),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "across chunks",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(in_chunks[..data + 1].to_vec()),
+                Do::Gap(Received, 40),
+                Do::Received(in_chunks[data + 41..].to_vec()),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "a response head",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(answered[..9].to_vec()),
+                Do::Gap(Received, 20),
+                Do::Received(answered[29..].to_vec()),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["- -,-,-,-,- gap", "200 3,4,-,-,- ok"],
+        ),
+        (
+            "a request body",
+            vec![
+                Do::Sent(request[..request.len() - 6].to_vec()),
+                Do::Gap(Sent, 3),
+                Do::Sent(request[request.len() - 3..].to_vec()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 3,4,-,-,- ok"],
+        ),
+        (
+            "the end of a request head",
+            vec![
+                Do::Sent(request[..60].to_vec()),
+                Do::Gap(Sent, request.len() as u64 - 60),
+                Do::Received(reply(3, 4)),
+                Do::Sent(ask()),
+                Do::Received(reply(1, 2)),
+            ],
+            vec!["200 3,4,-,-,- ok", "200 1,2,-,-,- ok"],
+        ),
+        (
+            "a whole request",
+            vec![Do::Gap(Sent, request.len() as u64), Do::Sent(ask()), Do::Received(reply(1, 2))],
+            vec!["200 1,2,-,-,- ok"],
+        ),
     ] {
         let outcome = check(name, &script, &expected);
         assert!(outcome.lost.iter().any(|(reason, _)| *reason == Reason::Gap), "{name}: {:?}", outcome.lost);
@@ -140,7 +285,12 @@ fn holes_stay_with_their_message() {
 #[test]
 fn what_is_not_http1_is_not_invented() {
     for (name, sent, received, reason) in [
-        ("h2 preface", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0", "\0\0\0\x04\0\0\0\0\0", Reason::Http2),
+        (
+            "h2 preface",
+            "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0",
+            "\0\0\0\x04\0\0\0\0\0",
+            Reason::Http2,
+        ),
         ("h2 answered first", "", "\0\0\x06\x04\0\0\0\0\0\0\x03\0\0\0\x64", Reason::Http2),
         ("something else", "\x16\x03\x01 hello", "", Reason::NotHttp),
     ] {

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use meter::exchange::Reason;
-use meter::http::body::Decoder;
 use meter::http::Header;
+use meter::http::body::Decoder;
 use meter::limits::{Budget, EXPANSION_FLOOR, EXPANSION_RATIO_MAX};
 use meter::llm::json::{Paths, Scanner, Value, Visitor};
 use meter::pipeline::Direction;
@@ -209,7 +209,8 @@ fn json() -> impl Strategy<Value = serde_json::Value> {
 fn a_bomb_is_given_up() {
     let zeros = vec![0; 64 << 20];
     let twice = gzip(&gzip(&zeros));
-    let mut decoder = Decoder::new(&[Header { name: "content-encoding", value: b"gzip, gzip" }], &Budget::new());
+    let mut decoder =
+        Decoder::new(&[Header { name: "content-encoding", value: b"gzip, gzip" }], &Budget::new());
     let mut made = 0u64;
     let result = decoder.push(&twice, &mut |part| made += part.len() as u64);
     assert_eq!(result, Err(Reason::LimitReached));

@@ -6,6 +6,7 @@ mod entries;
 
 use std::path::Path;
 
+#[expect(clippy::disallowed_methods, reason = "a test reads its data")]
 fn inputs(target: &str) -> Vec<(String, Vec<u8>)> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/fuzz/corpus").join(target);
     let entries = std::fs::read_dir(&folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));

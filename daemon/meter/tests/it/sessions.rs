@@ -12,7 +12,8 @@ const USAGE: &[u8] = b"{\"model\":\"m-1\",\"usage\":{\"prompt_tokens\":1,\"compl
 
 fn request(host: &str, target: &str) -> Vec<u8> {
     let body = "{\"model\":\"m\"}";
-    format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+    format!("POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: {}\r\n\r\n{body}", body.len())
+        .into_bytes()
 }
 
 #[test]
@@ -76,7 +77,11 @@ fn what_was_not_seen_is_told_once() {
         ("the answer only", &[(Received, reply.as_slice())] as Script<'_>, &["late_attach"] as &[&str]),
         ("the end of an answer only", &[(Received, &reply[40..])], &["late_attach"]),
         ("the end of a request, its answer", &[(Sent, &body[70..]), (Received, &reply)], &["late_attach"]),
-        ("a missed and a seen call", &[(Received, &reply[40..]), (Sent, &body), (Received, &reply)], &["late_attach", "ok"]),
+        (
+            "a missed and a seen call",
+            &[(Received, &reply[40..]), (Sent, &body), (Received, &reply)],
+            &["late_attach", "ok"],
+        ),
         ("a seen call", &[(Sent, &body), (Received, &reply)], &["ok"]),
         ("nothing", &[], &[]),
     ] {
@@ -92,8 +97,11 @@ fn what_was_not_seen_is_told_once() {
             }
             driver.close();
             let outcome = driver.outcome();
-            let seen: Vec<&str> =
-                outcome.exchanges.iter().map(|exchange| exchange.reason.map_or("ok", Reason::as_str)).collect();
+            let seen: Vec<&str> = outcome
+                .exchanges
+                .iter()
+                .map(|exchange| exchange.reason.map_or("ok", Reason::as_str))
+                .collect();
             assert_eq!(seen, expected, "{name}, cut {cut}");
             for exchange in &outcome.exchanges {
                 assert_eq!(exchange.usage.is_unknown(), exchange.reason.is_some(), "{name}");

@@ -75,7 +75,11 @@ pub(crate) fn compare(line: &Line, seen: &Seen) -> Verdict {
             }
         };
         same("model", text("model"), drive::model(exchange).map(str::to_owned));
-        same("requested_model", text("request_model"), exchange.requested_model.as_deref().map(str::to_owned));
+        same(
+            "requested_model",
+            text("request_model"),
+            exchange.requested_model.as_deref().map(str::to_owned),
+        );
         let streaming = expected["streaming"].as_bool().map(|streaming| streaming.to_string());
         same("streaming", streaming, exchange.streaming.map(|streaming| streaming.to_string()));
         // Recordings call a host that they cannot name after where it is.
@@ -100,7 +104,8 @@ fn usage(expected: &Value, exchange: &Exchange, inference: bool) -> Vec<Differen
         let wanted = if inference { expected["normalized"][class].as_u64() } else { None };
         let got = seen.get(class).and_then(Value::as_u64);
         if wanted != got {
-            let show = |count: Option<u64>| count.map_or_else(|| "nothing".to_owned(), |count| count.to_string());
+            let show =
+                |count: Option<u64>| count.map_or_else(|| "nothing".to_owned(), |count| count.to_string());
             differences.push(difference(class, &show(wanted), &show(got), exchange.reason));
         }
     }

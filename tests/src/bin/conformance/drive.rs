@@ -89,8 +89,9 @@ pub(crate) fn usage(exchange: &Exchange) -> Map<String, Value> {
 }
 
 static DIRECTORY: LazyLock<Arc<Directory>> = LazyLock::new(|| Arc::new(Directory::builtin()));
-static CATALOGUE: LazyLock<Arc<Catalogue>> =
-    LazyLock::new(|| Arc::new(Catalogue::vendored().unwrap_or_else(|error| panic!("vendored catalogue: {error}"))));
+static CATALOGUE: LazyLock<Arc<Catalogue>> = LazyLock::new(|| {
+    Arc::new(Catalogue::vendored().unwrap_or_else(|error| panic!("vendored catalogue: {error}")))
+});
 
 /// Runs one exchange on a connection of its own, whose host name shows itself in the request.
 pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {

@@ -61,7 +61,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut json = match &arguments.json {
-        Some(path) => Some(BufWriter::new(File::create(path).with_context(|| format!("creating {}", path.display()))?)),
+        Some(path) => {
+            Some(BufWriter::new(File::create(path).with_context(|| format!("creating {}", path.display()))?))
+        }
         None => None,
     };
     let mut rows: BTreeMap<(String, &'static str), Row> = BTreeMap::new();
