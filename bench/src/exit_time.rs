@@ -33,7 +33,7 @@ pub(crate) fn run(processes: usize) -> anyhow::Result<()> {
     }
     let armed = || -> anyhow::Result<usize> {
         let doctor = daemon.json_lines(&["doctor", "--json"])?;
-        let rows = doctor[0]["coverage"].as_array().cloned().unwrap_or_default();
+        let rows = doctor[0]["process_coverage"].as_array().cloned().unwrap_or_default();
         Ok(rows.iter().filter(|row| !row["armed_at"].is_null()).count())
     };
     let waited = Instant::now();

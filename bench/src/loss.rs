@@ -38,8 +38,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let sent = report["sent"].as_u64().context("bytes sent")?;
     let seconds = report["seconds"].as_f64().context("seconds")?;
     let (seen, emitted, lost) =
-        (grown("AiBytesSeen"), grown("AiBytesEmitted"), grown("LostContentRingFullBytes"));
-    let faults = grown("LostUserFaultBytes") + grown("CallTailBytesSkipped");
+        (grown("kernel_ai_bytes_seen"), grown("kernel_ai_bytes_emitted"), grown("kernel_lost_content_ring_full_bytes"));
+    let faults = grown("kernel_lost_user_fault_bytes") + grown("kernel_call_tail_bytes_skipped");
     println!("## Loss under unthrottled 16 KB writes (aim: below 1 %, all accounted)");
     #[expect(clippy::cast_precision_loss, reason = "printed")]
     let (rate, share) = (sent as f64 / seconds / 1e6, lost as f64 * 100.0 / seen.max(1) as f64);

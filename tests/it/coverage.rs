@@ -86,7 +86,7 @@ fn wait_for_coverage(daemon: &Daemon, wanted: impl Fn(&Value) -> bool) -> Value 
     let started = std::time::Instant::now();
     loop {
         let doctor = daemon.json_lines(&["doctor", "--json"]).expect("a doctor's report");
-        let rows = doctor[0]["coverage"].as_array().cloned().unwrap_or_default();
+        let rows = doctor[0]["process_coverage"].as_array().cloned().unwrap_or_default();
         if let Some(row) = rows.iter().find(|row| wanted(row)) {
             return row.clone();
         }

@@ -3,6 +3,7 @@
 use std::io::Write;
 use std::path::Path;
 use std::process::Stdio;
+use std::time::Duration;
 
 use e2e::daemon::Daemon;
 use e2e::needs_kernel;
@@ -17,11 +18,12 @@ const MARKER: &str = "not-for-venturi-7f3a9c51";
 fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
     needs_kernel!("other_sessions_of_an_ai_process_stay_in_the_kernel");
     let lab = Lab::new(&["http/1.1"]);
+    let world = lab.at_distance(Duration::from_millis(5));
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
     let python = Toolbox::get().python.as_ref().expect("Python with the SDKs");
     let (threads, rounds) = (4, 5);
     let run = || -> Value {
-        let mut command = lab.world.command(lab.path(), python).expect("a command");
+        let mut command = world.command(lab.path(), python).expect("a command");
         command.arg(workspace().join("tests/clients/mixed.py"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
         let plan = json!({"rounds": rounds, "threads": threads, "marker": MARKER});
@@ -54,14 +56,14 @@ fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
 
     let after = counters(&daemon);
     let grown = |name: &str| after[name].as_u64().unwrap_or(0) - before[name].as_u64().unwrap_or(0);
-    assert!(grown("NotAiBytesSeen") > 0, "the other sessions did pass armed calls: {after}");
+    assert!(grown("kernel_not_ai_bytes_seen") > 0, "the other sessions did pass armed calls: {after}");
     assert_eq!(
-        after["NotAiBytesEmitted"].as_u64().unwrap_or(0),
+        after["kernel_not_ai_bytes_emitted"].as_u64().unwrap_or(0),
         0,
         "bytes of other sessions left the kernel"
     );
     let nameless = totals["nameless"]["calls"].as_u64().expect("a count");
-    assert!(grown("PrefixBytesEmitted") <= (nameless + 2) * 8 * 512, "prefixes beyond their bound: {after}");
+    assert!(grown("kernel_prefix_bytes_emitted") <= (nameless + 2) * 8 * 512, "prefixes beyond their bound: {after}");
     let lab_dir = lab.path().to_path_buf();
     assert_eq!(daemon.stop().expect("an exit code"), 0);
     let hits = files_with(&lab_dir, MARKER.as_bytes());

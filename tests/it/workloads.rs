@@ -82,13 +82,23 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let lines: Vec<String> =
             lab.world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
         std::fs::write(&hosts, lines.concat()).expect("a hosts file");
-        // The host's own file system as the container's root: a real container without an image registry.
-        let bind = format!("type=bind,src={},dst=/etc/hosts,options=rbind:ro", hosts.display());
+        // The host's own programs under a root of its own: a real container without an image registry.
+        let root = lab.path().join(format!("root-{number}"));
+        for folder in ["usr", "etc", "proc", "sys", "dev", "tmp", "run", "lab"] {
+            std::fs::create_dir_all(root.join(folder)).expect("a root folder");
+        }
+        for link in ["bin", "lib", "lib64", "sbin"] {
+            std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).expect("a link");
+        }
+        std::fs::copy(&lab.world.ca, root.join("lab/ca.pem")).expect("a certificate");
+        std::fs::copy(&hosts, root.join("etc/hosts")).expect("a hosts file");
+        std::fs::write(root.join("etc/nsswitch.conf"), "hosts: files\n").expect("a resolver configuration");
+        let root = root.display().to_string();
+        let bind = "type=bind,src=/usr,dst=/usr,options=rbind:ro";
         let script = format!(
-            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert {ca} -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
+            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
              --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
-             https://api.openai.com/v1/chat/completions; done",
-            ca = lab.world.ca.display(),
+             https://api.openai.com/v1/chat/completions; done"
         );
         let run = containerd
             .ctr(&[

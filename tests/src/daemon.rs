@@ -133,7 +133,7 @@ impl Daemon {
                 return Ok(calls);
             }
             if started.elapsed() > PATIENCE {
-                let lines: Vec<String> = calls.iter().map(Value::to_string).collect();
+                let lines: Vec<String> = calls.iter().map(summary).collect();
                 bail!(
                     "not what was waited for; {} calls:\n{}\nlog:\n{}",
                     calls.len(),
