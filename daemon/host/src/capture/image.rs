@@ -193,6 +193,10 @@ pub fn dissect(file: File) -> Result<Anatomy, Unreadable> {
             let strings = strings.data(endian, &cache).map_err(|_| Unreadable)?;
             for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0) {
                 let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or_default();
+                // Nearly all of some hundred thousand names end here.
+                if !matches!(name.first(), Some(b'S' | b'g')) {
+                    continue;
+                }
                 let Some(index) = SYMBOLS.iter().position(|(known, _)| is_named(name, known)) else { continue };
                 found[index] = found[index].or_else(|| offset_of(symbol.st_value(endian)));
             }

@@ -212,6 +212,8 @@ impl Planner {
             process.opening.remove(&file);
             if is_tls {
                 process.tls_files.push(file);
+                // Too late for this process, perhaps, and in time for the next one of its executable.
+                self.remember(pid, &[file]);
             }
             self.files_known(pid, now);
         }
@@ -296,12 +298,13 @@ impl Planner {
         if let Some(Library::Known { name, .. }) = library {
             process.library = Some(Arc::clone(name));
         }
-        if let (Some(executable), false) = (process.executable, process.probation) {
-            self.remember(executable, &files);
-        }
+        self.remember(pid, &files);
     }
 
-    fn remember(&mut self, executable: FileKey, files: &[FileKey]) {
+    /// What a process talked to a provider with, its executable will use again.
+    fn remember(&mut self, pid: u32, files: &[FileKey]) {
+        let Some(process) = self.processes.get(&pid).filter(|process| process.wanted && !process.probation) else { return };
+        let Some(executable) = process.executable else { return };
         let habits = self.habits(executable);
         habits.ai = true;
         for file in files {

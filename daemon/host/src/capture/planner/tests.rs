@@ -408,6 +408,17 @@ fn the_next_process_of_an_executable_is_armed_at_exec_without_looking() {
 }
 
 #[test]
+fn a_process_that_ended_too_soon_still_teaches_what_its_executable_uses() {
+    let mut world = world();
+    world.planner.handle(lookup(100, 7, false), Moment(100 * MS));
+    world.planner.handle(Event::Maps(7, Ok(world.mapped.clone())), Moment(101 * MS));
+    world.planner.handle(exit(7), Moment(102 * MS));
+    let file = OpenedFile { number: 20, anatomy: Arc::new(anatomy(LIBSSL)), name: "libssl.so.3".into() };
+    world.at(150, Event::Library(LIBSSL, Ok(file))).at(200, exec(200, 8));
+    world.check(&["attach"], &["attach all 2", "attach 8 2"]);
+}
+
+#[test]
 fn a_process_armed_on_suspicion_is_let_go_after_a_minute() {
     let mut world = world();
     call(&mut world, 7, 100, Some(120));
