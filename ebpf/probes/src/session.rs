@@ -32,8 +32,10 @@ fn ssl_ctrl_entry(ctx: ProbeContext) -> u32 {
     if is_self(tgid) {
         return 0;
     }
+    let key = SessionKey { ssl, tgid, reserved: 0 };
     let Some(mut record) = EVENTS.reserve::<SessionNamed>(0) else {
         lose(Counter::LostEventsRingFull, 1);
+        named(&key, Verdict::Unknown);
         return 0;
     };
     let out = record.as_mut_ptr();
@@ -45,11 +47,11 @@ fn ssl_ctrl_entry(ctx: ProbeContext) -> u32 {
     };
     if len == 0 {
         record.discard(0);
+        named(&key, Verdict::Unknown);
         return 0;
     }
     let verdict = if is_ai { Verdict::Ai } else { Verdict::NotAi };
     count(if is_ai { Counter::SessionsAi } else { Counter::SessionsNotAi }, 1);
-    let key = SessionKey { ssl, tgid, reserved: 0 };
     let opened_ns = named(&key, verdict);
     if !is_ai {
         record.discard(0);
@@ -138,7 +140,8 @@ pub(crate) fn open(key: &SessionKey, verdict: Verdict) -> Option<*mut SessionSta
 }
 
 /// Gives a session its name's verdict; one that moved bytes before is another session in the same memory (an `SSL`
-/// that was cleared and used again). Returns when it was opened.
+/// that was cleared and used again). A name that could not be read makes it unknown: it must not keep the verdict of
+/// an earlier name. Returns when it was opened.
 #[inline(always)]
 fn named(key: &SessionKey, verdict: Verdict) -> u64 {
     if let Some(state) = find(key) {

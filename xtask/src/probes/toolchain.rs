@@ -19,6 +19,9 @@ const LINKER_VERSION: &str = "0.13.0";
 /// Debian's packages, LLVM's major version aside.
 const DEBIAN_COMPILER: [&str; 2] = ["rustc-web", "rust-web-src"];
 
+/// Where they put it.
+const DEBIAN_RUSTC: &str = "/usr/bin/rustc";
+
 /// A compiler with sources, and the linker that fits it.
 pub(crate) struct Toolchain {
     compiler: Compiler,
@@ -90,7 +93,7 @@ impl Toolchain {
         let mut flags = vec!["--cfg".to_owned(), format!("bpf_target_arch=\"{architecture}\"")];
         flags
             .extend(remapped.iter().map(|(from, to)| format!("--remap-path-prefix={}={to}", from.display())));
-        let mut cargo = shell::cargo();
+        let mut cargo = self.compiler.cargo();
         cargo
             .args(["build", "--release", "--locked", "--package", "probes", "-Z", "build-std=core"])
             .args(["--target", "bpfel-unknown-none"])
@@ -106,6 +109,15 @@ impl Toolchain {
             .env_remove("RUSTUP_TOOLCHAIN");
         shell::run(&mut cargo).context("compiling the kernel programs")?;
         Ok(target_dir.join("bpfel-unknown-none/release/probes-bpf"))
+    }
+}
+
+impl Compiler {
+    /// The cargo that came with a rustup toolchain knows that version's library; Debian's compiler has none.
+    fn cargo(&self) -> Command {
+        let sibling = self.rustc.with_file_name("cargo");
+        let own = self.rustc != Path::new(DEBIAN_RUSTC) && sibling.is_file();
+        if own { shell::command(sibling) } else { shell::cargo() }
     }
 }
 
@@ -127,7 +139,7 @@ fn candidates() -> Vec<PathBuf> {
             candidates.push(PathBuf::from(path.trim()));
         }
     }
-    candidates.push(PathBuf::from("/usr/bin/rustc"));
+    candidates.push(PathBuf::from(DEBIAN_RUSTC));
     candidates
 }
 
