@@ -158,7 +158,7 @@ impl Source {
                     proc_root: PROC.into(),
                     sys_root: "/sys".into(),
                 };
-                let identify = Box::new(Resolver::new(Arc::new(AttacherFiles(attacher.clone()))));
+                let identify = Box::new(Resolver::new(Arc::new(AttacherFiles::new(attacher.clone()))));
                 let directory = metering.directory();
                 let capture = Capture::start(
                     greeting, attacher, inventory, &settings, directory, identify, &shards, Arc::clone(&status),

@@ -2,10 +2,10 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use abi::attacher::StateFile;
+use abi::attacher::{Request, StateFile};
 use abi::event::Task;
 use meter::workload::{ProcessKey, Workload};
 
@@ -13,22 +13,43 @@ use super::{Resolver, StateFiles};
 use crate::capture::attacher_client::{Attacher, open_maps, open_state};
 use crate::capture::shell::Identify;
 
-/// How long an answer of the attacher is waited for. It takes 0.1 ms, or as long as the attachment before it.
-const PATIENCE: Duration = Duration::from_millis(100);
+/// How long an answer of the attacher is waited for. It takes 0.1 ms, or as long as the attachment before it; a node
+/// that is out of processor time makes it longer.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long nothing is asked after an answer that did not come: the planner has other things to do.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// Files that the attacher opens for us. Not for its reply thread: it waits for the answer.
-pub struct AttacherFiles(pub Attacher);
+pub struct AttacherFiles {
+    attacher: Attacher,
+    paused_at: Mutex<Option<Instant>>,
+}
+
+impl AttacherFiles {
+    /// Files opened by `attacher`.
+    pub fn new(attacher: Attacher) -> AttacherFiles {
+        AttacherFiles { attacher, paused_at: Mutex::default() }
+    }
+
+    fn ask(&self, request: Request) -> io::Result<File> {
+        let mut paused_at = self.paused_at.lock().unwrap_or_else(PoisonError::into_inner);
+        if paused_at.is_some_and(|at| at.elapsed() < PAUSE) {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        let answer = self.attacher.call(request, PATIENCE);
+        let timed_out = answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
+        *paused_at = timed_out.then(Instant::now);
+        Ok(File::from(answer?.descriptor.ok_or(io::ErrorKind::NotFound)?))
+    }
+}
 
 impl StateFiles for AttacherFiles {
     fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
-        let request = open_state(kind, id).ok_or(io::ErrorKind::InvalidInput)?;
-        let answer = self.0.call(request, PATIENCE)?;
-        Ok(File::from(answer.descriptor.ok_or(io::ErrorKind::NotFound)?))
+        self.ask(open_state(kind, id).ok_or(io::ErrorKind::InvalidInput)?)
     }
 
     fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
-        let answer = self.0.call(open_maps(process), PATIENCE)?;
-        Ok(File::from(answer.descriptor.ok_or(io::ErrorKind::NotFound)?))
+        self.ask(open_maps(process))
     }
 }
 

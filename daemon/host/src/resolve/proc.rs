@@ -30,7 +30,9 @@ impl Proc {
         let uid = read_text(&dir.join("status")).and_then(|text| real_uid(&text));
         // Read last: if the start is the same, everything above belongs to the same process.
         let stat = parse_stat(&read_text(&dir.join("stat"))?)?;
-        (start_ticks == 0 || stat.start_ticks == start_ticks).then_some(Live {
+        // One that is ending is already out of its cgroups.
+        let same = start_ticks == 0 || stat.start_ticks == start_ticks;
+        (same && !stat.ending).then_some(Live {
             start_ticks: stat.start_ticks,
             parent: stat.parent,
             comm: stat.comm,
@@ -63,17 +65,24 @@ pub(super) struct Stat {
     pub(super) comm: Box<str>,
     pub(super) parent: u32,
     pub(super) start_ticks: u64,
+    /// It has ended or is about to.
+    pub(super) ending: bool,
 }
+
+/// `PF_EXITING` of `include/linux/sched.h`, in the flags of field 9.
+const PF_EXITING: u32 = 4;
 
 /// The command name stands in parentheses and may hold any byte, parentheses too: the last one closes it.
 fn parse_stat(text: &str) -> Option<Stat> {
     let (head, tail) = text.rsplit_once(')')?;
     let (_, comm) = head.split_once('(')?;
-    // Behind the name come field 3 (state), field 4 (parent), .. field 22 (start).
+    // Behind the name come field 3 (state), field 4 (parent), .. field 9 (flags), .. field 22 (start).
     let mut fields = tail.split_ascii_whitespace();
-    let parent = fields.nth(1)?.parse().ok()?;
-    let start_ticks = fields.nth(17)?.parse().ok()?;
-    Some(Stat { comm: comm.into(), parent, start_ticks })
+    let dead = matches!(fields.next()?, "Z" | "X" | "x");
+    let parent = fields.next()?.parse().ok()?;
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    let start_ticks = fields.nth(12)?.parse().ok()?;
+    Some(Stat { comm: comm.into(), parent, start_ticks, ending: dead || flags & PF_EXITING != 0 })
 }
 
 fn real_uid(status: &str) -> Option<u32> {
@@ -110,6 +119,10 @@ mod tests {
         check(&format!("7 (sh) S 3 {rest}"), Some(("sh", 3, 4711)));
         check(&format!("7 (a) S 1 (b) ) S 3 {rest}"), Some(("a) S 1 (b) ", 3, 4711)));
         check(&format!("7 () S 3 {rest}"), Some(("", 3, 4711)));
+        let ending = |text: &str| parse_stat(text).map(|stat| stat.ending);
+        assert_eq!(ending(&format!("7 (sh) S 3 {rest}")), Some(false));
+        assert_eq!(ending(&format!("7 (sh) Z 3 {rest}")), Some(true));
+        assert_eq!(ending(&format!("7 (sh) R 3 {}", rest.replace("4194304", "4194308"))), Some(true));
         check("7 (sh) S 3", None);
         check("7 sh S 3", None);
         check("", None);
@@ -123,6 +136,18 @@ mod tests {
         check("Name:\tUid: 5\n", None);
         check("Uid:\t-1\n", None);
         check("", None);
+    }
+
+    /// A zombie is out of its cgroups: what `/proc` says of them then is not where it was.
+    #[test]
+    fn a_process_that_ended_is_not_alive() {
+        let proc = Proc("/proc".into());
+        let mut child = std::process::Command::new("true").spawn().expect("a process");
+        while proc.read(child.id(), 0).is_some() {
+            std::thread::yield_now();
+        }
+        assert!(proc.stat(child.id()).expect("not yet waited for").ending);
+        child.wait().expect("its end");
     }
 
     #[test]
