@@ -1,5 +1,7 @@
 //! Bytes and calls as the client counts them.
 
+use std::time::Duration;
+
 use e2e::daemon::Daemon;
 use e2e::needs_kernel;
 use e2e::toolbox::{Toolbox, workspace};
@@ -11,10 +13,11 @@ use e2e::lab::Lab;
 fn a_body_sent_in_many_attempts_counts_once() {
     needs_kernel!("a_body_sent_in_many_attempts_counts_once");
     let lab = Lab::new(&["http/1.1"]);
+    let world = lab.at_distance(Duration::from_millis(5));
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
     let python = Toolbox::get().python.as_ref().expect("Python");
     let run = |number: u64| -> Value {
-        let mut command = lab.world.command(lab.path(), python).expect("a command");
+        let mut command = world.command(lab.path(), python).expect("a command");
         command.arg(workspace().join("tests/clients/big.py")).arg(number.to_string());
         let output = command.output().expect("its end");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));

@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::Stdio;
+use std::time::Duration;
 
 use e2e::clients::{self, Call, Client};
 use e2e::daemon::Daemon;
@@ -15,11 +16,12 @@ use e2e::lab::Lab;
 fn an_http2_session_is_metadata_only_and_invents_nothing() {
     needs_kernel!("an_http2_session_is_metadata_only_and_invents_nothing");
     let lab = Lab::new(&["h2", "http/1.1"]);
+    let world = lab.at_distance(Duration::from_millis(5));
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
     for run in 0..3 {
         let calls = [Call::new("chat", true, 700_000 + run)];
         let running =
-            clients::start(Client::Curl, &lab.world, lab.path(), &calls, &[("LAB_CURL_FLAGS", "--http2")]);
+            clients::start(Client::Curl, &world, lab.path(), &calls, &[("LAB_CURL_FLAGS", "--http2")]);
         let reports = running.expect("a client").reports().expect("its reports");
         assert!(reports.iter().all(clients::Report::ok), "{reports:?}");
     }
