@@ -367,13 +367,16 @@ impl Shard {
     }
 
     fn tell_host(&mut self, record: &Record) {
-        let (Subject::Exchange(exchange), Some(sink)) = (&record.subject, self.decisions.get()) else { return };
+        let (Subject::Exchange(exchange), Some(sink)) = (&record.subject, self.decisions.get()) else {
+            return;
+        };
         if self.told.len() >= TOLD_MAX {
             self.told.clear();
         }
         let process = record.workload.process;
         if self.told.insert((process, Arc::clone(&exchange.host))) {
-            let host = HostEvidence { host: Arc::clone(&exchange.host), identified_by: exchange.identified_by };
+            let host =
+                HostEvidence { host: Arc::clone(&exchange.host), identified_by: exchange.identified_by };
             sink(Learnt::Host(process, host));
         }
     }
@@ -387,7 +390,9 @@ impl Shard {
                     self.write(record);
                 }
                 Output::Verdict { session, verdict } => {
-                    if let (Some(identity), Some(sink)) = (self.sessions.identity(session), self.decisions.get()) {
+                    if let (Some(identity), Some(sink)) =
+                        (self.sessions.identity(session), self.decisions.get())
+                    {
                         sink(Learnt::Decided(Decision { identity, verdict }));
                     }
                 }
@@ -463,7 +468,10 @@ impl Sessions {
             ToShard::Chunk(chunk) => self.chunk(meter, chunk, now),
             ToShard::Close { identity, sent, received } => self.close(meter, identity, sent, received, now),
             ToShard::Missed { workload, host, started, reason } => {
-                meter.handle(Input::Missed { process: workload.process, workload, host, started, reason }, now);
+                meter.handle(
+                    Input::Missed { process: workload.process, workload, host, started, reason },
+                    now,
+                );
             }
             ToShard::Flow { flow, workload, started_at, started } => {
                 meter.handle(Input::Flow { flow, workload, started_at, started }, now);
@@ -507,7 +515,9 @@ impl Sessions {
 
     fn named<M: Meter>(&mut self, meter: &mut M, identity: SessionIdentity, host: HostEvidence, now: Moment) {
         match self.table.get_mut(&identity) {
-            Some(Session { id: Some(session), .. }) => meter.handle(Input::Named { session: *session, host }, now),
+            Some(Session { id: Some(session), .. }) => {
+                meter.handle(Input::Named { session: *session, host }, now)
+            }
             Some(session) => session.host = Some(host),
             None if self.ended_set.contains(&identity) => {}
             None => self.table.entry(identity).or_default().host = Some(host),
@@ -584,15 +594,18 @@ impl Sessions {
         if self.held_bytes == 0 {
             return;
         }
-        let overdue = |session: &Session| session.held_since.is_some_and(|since| now.since(since) >= HELD_NS_MAX);
-        let all: Vec<_> = self.table.iter().filter(|(_, session)| overdue(session)).map(|(key, _)| *key).collect();
+        let overdue =
+            |session: &Session| session.held_since.is_some_and(|since| now.since(since) >= HELD_NS_MAX);
+        let all: Vec<_> =
+            self.table.iter().filter(|(_, session)| overdue(session)).map(|(key, _)| *key).collect();
         for identity in all {
             self.open_unknown(meter, identity, now);
         }
     }
 
     fn open_unknown<M: Meter>(&mut self, meter: &mut M, identity: SessionIdentity, now: Moment) {
-        let Some(process) = self.table.get(&identity).and_then(|session| session.held.first()).map(|chunk| chunk.process)
+        let Some(process) =
+            self.table.get(&identity).and_then(|session| session.held.first()).map(|chunk| chunk.process)
         else {
             return;
         };

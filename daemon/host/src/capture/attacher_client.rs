@@ -7,7 +7,10 @@
 //! Every request ends exactly once: with the attacher's answer, or with [`Lost`] when the attacher is gone. Sending
 //! never blocks: a full socket is the answer `Limit`. This module trusts the attacher for descriptors and numbers, and
 //! never for lengths.
-#![expect(unsafe_code, reason = "descriptor 3 is prepared between fork and exec, and received descriptors are adopted")]
+#![expect(
+    unsafe_code,
+    reason = "descriptor 3 is prepared between fork and exec, and received descriptors are adopted"
+)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
@@ -20,13 +23,16 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
-use abi::attacher::{DESCRIPTORS_MAX, Descriptor, HOOKS_MAX, Hello, PATH_MAX, Place, Refusal, Reply, Request, Verb};
+use abi::attacher::{
+    DESCRIPTORS_MAX, Descriptor, HOOKS_MAX, Hello, PATH_MAX, Place, Refusal, Reply, Request, Verb,
+};
 use anyhow::{Context, bail, ensure};
 use meter::workload::ProcessKey;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, send, shutdown, socketpair,
+    AddressFamily, ControlMessageOwned, MsgFlags, Shutdown, SockFlag, SockType, recvmsg, send, shutdown,
+    socketpair,
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
@@ -96,9 +102,9 @@ pub fn spawn(config: &AttacherConfig) -> anyhow::Result<(AttacherHandle, Greetin
     unsafe {
         command.pre_exec(move || inherit_as_socket(inherited));
     }
-    let child = command
-        .spawn()
-        .with_context(|| format!("starting {}: is venturi-attach installed beside venturid?", config.binary.display()))?;
+    let child = command.spawn().with_context(|| {
+        format!("starting {}: is venturi-attach installed beside venturid?", config.binary.display())
+    })?;
     drop(theirs);
     let pidfd = pidfd_open(child.id());
     let handle = AttacherHandle { child, pidfd, socket: ours };
@@ -133,11 +139,15 @@ fn receive_greeting(handle: &AttacherHandle, timeout: Duration) -> anyhow::Resul
     ensure!(events > 0, "venturi-attach did not answer within {} s", timeout.as_secs());
 
     let mut hello = Box::new(Hello::new_zeroed());
-    let (len, mut descriptors) = receive(&handle.socket, hello.as_mut_bytes()).context("reading the greeting of venturi-attach")?;
+    let (len, mut descriptors) =
+        receive(&handle.socket, hello.as_mut_bytes()).context("reading the greeting of venturi-attach")?;
     if len == 0 {
         bail!("venturi-attach ended before it said what it loaded; its last message on stderr says why");
     }
-    ensure!(len == size_of::<Hello>(), "venturi-attach sent a greeting of {len} bytes: it is of another version");
+    ensure!(
+        len == size_of::<Hello>(),
+        "venturi-attach sent a greeting of {len} bytes: it is of another version"
+    );
     ensure!(
         hello.version == abi::VERSION,
         "venturi-attach speaks version {} and venturid {}: install both from one package",
@@ -232,7 +242,10 @@ impl Attacher {
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn start(handle: AttacherHandle, on_lost: impl FnOnce() + Send + 'static) -> anyhow::Result<Attacher> {
+    pub fn start(
+        handle: AttacherHandle,
+        on_lost: impl FnOnce() + Send + 'static,
+    ) -> anyhow::Result<Attacher> {
         let AttacherHandle { child, pidfd, socket } = handle;
         let shared = Arc::new(Shared {
             socket,
@@ -293,14 +306,18 @@ impl Attacher {
         });
         let answer = match receiver.recv_timeout(timeout) {
             Ok(answer) => answer.map_err(|lost| io::Error::new(io::ErrorKind::BrokenPipe, lost))?,
-            Err(_) => return Err(io::Error::new(io::ErrorKind::TimedOut, "venturi-attach did not answer in time")),
+            Err(_) => {
+                return Err(io::Error::new(io::ErrorKind::TimedOut, "venturi-attach did not answer in time"));
+            }
         };
         match answer.refusal() {
             None => Ok(answer),
             Some(Refusal::NotAllowed) => Err(io::Error::from(io::ErrorKind::PermissionDenied)),
             Some(Refusal::Gone) => Err(io::Error::from(io::ErrorKind::NotFound)),
             Some(Refusal::Limit) => Err(io::Error::from(io::ErrorKind::QuotaExceeded)),
-            Some(_) => Err(io::Error::from_raw_os_error(i32::try_from(answer.reply.errno).unwrap_or(libc::EIO))),
+            Some(_) => {
+                Err(io::Error::from_raw_os_error(i32::try_from(answer.reply.errno).unwrap_or(libc::EIO)))
+            }
         }
     }
 
@@ -389,7 +406,13 @@ pub fn open_maps(process: ProcessKey) -> Request {
 
 /// Asks for the file mapped at exactly `start..end` of a process.
 pub fn open_mapped(process: ProcessKey, start: u64, end: u64) -> Request {
-    Request { pid: process.pid, start_ticks: process.start_ticks, value: start, end, ..request(Verb::OpenMapped) }
+    Request {
+        pid: process.pid,
+        start_ticks: process.start_ticks,
+        value: start,
+        end,
+        ..request(Verb::OpenMapped)
+    }
 }
 
 /// Asks to attach `places` (at most [`HOOKS_MAX`]; more are cut off) of a file: for one process, or for all of them.
@@ -441,7 +464,8 @@ mod tests {
     /// A handle whose other end the test plays; the child is a process that ends at once.
     fn handle() -> (AttacherHandle, OwnedFd) {
         let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).expect("socketpair");
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+                .expect("socketpair");
         let child = Command::new("/bin/true").spawn().expect("spawn");
         (AttacherHandle { child, pidfd: None, socket: ours }, theirs)
     }
@@ -453,14 +477,16 @@ mod tests {
         let raw: Vec<RawFd> = descriptor.iter().map(|fd| fd.as_raw_fd()).collect();
         let rights = [nix::sys::socket::ControlMessage::ScmRights(&raw)];
         let control = if raw.is_empty() { &rights[..0] } else { &rights[..] };
-        sendmsg::<()>(other.as_raw_fd(), &[IoSlice::new(reply.as_bytes())], control, MsgFlags::empty(), None).expect("send");
+        sendmsg::<()>(other.as_raw_fd(), &[IoSlice::new(reply.as_bytes())], control, MsgFlags::empty(), None)
+            .expect("send");
     }
 
     #[test]
     fn answers_find_their_requests_in_any_order_and_loss_ends_the_rest() {
         let (handle, other) = handle();
         let (lost_sender, lost) = mpsc::channel();
-        let attacher = Attacher::start(handle, move || lost_sender.send(()).expect("the test listens")).expect("start");
+        let attacher =
+            Attacher::start(handle, move || lost_sender.send(()).expect("the test listens")).expect("start");
         let (sender, answers) = mpsc::channel();
         for index in 0..3_u64 {
             let sender = sender.clone();

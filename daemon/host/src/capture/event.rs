@@ -132,8 +132,17 @@ pub fn parse_chunk(record: &[u8]) -> Result<Chunk<'_>, Malformed> {
 
 /// True if `payload` can be the first bytes of a client's stream: an HTTP/1.1 request line or the HTTP/2 preface.
 pub fn starts_a_request(payload: &[u8]) -> bool {
-    const METHODS: [&[u8]; 9] =
-        [b"GET ", b"POST ", b"PUT ", b"DELETE ", b"PATCH ", b"HEAD ", b"OPTIONS ", b"CONNECT ", b"PRI * HTTP/2"];
+    const METHODS: [&[u8]; 9] = [
+        b"GET ",
+        b"POST ",
+        b"PUT ",
+        b"DELETE ",
+        b"PATCH ",
+        b"HEAD ",
+        b"OPTIONS ",
+        b"CONNECT ",
+        b"PRI * HTTP/2",
+    ];
     METHODS.iter().any(|method| payload.starts_with(method))
 }
 

@@ -61,7 +61,8 @@ impl Mapping {
     /// By its name; the executable cannot be told from it.
     pub fn likelihood(&self) -> Likelihood {
         let name = &*self.name;
-        let c_library = ["libc.so", "libc-", "ld-musl-", "libc.musl-"].iter().any(|prefix| name.starts_with(prefix));
+        let c_library =
+            ["libc.so", "libc-", "ld-musl-", "libc.musl-"].iter().any(|prefix| name.starts_with(prefix));
         if name.starts_with("libssl") {
             Likelihood::Tls
         } else if c_library {
@@ -117,7 +118,12 @@ fn parse_line(line: &str) -> Option<Mapping> {
     let path = path.strip_suffix(" (deleted)").unwrap_or(path);
     let name = path.rsplit('/').next().unwrap_or(path);
     let device = hex(major)?.checked_shl(20)? | hex(minor)?;
-    (inode != 0 && start < end).then(|| Mapping { start, end, file: FileKey { device, inode }, name: name.into() })
+    (inode != 0 && start < end).then(|| Mapping {
+        start,
+        end,
+        file: FileKey { device, inode },
+        name: name.into(),
+    })
 }
 
 /// What the probes find in a file.
@@ -178,7 +184,8 @@ pub fn dissect(file: File) -> Result<Anatomy, Unreadable> {
         segments.iter().find_map(|segment| {
             let loaded = segment.p_type(endian) == object::elf::PT_LOAD;
             let inside = address.checked_sub(segment.p_vaddr(endian))?;
-            (loaded && inside < segment.p_filesz(endian)).then(|| segment.p_offset(endian).checked_add(inside))?
+            (loaded && inside < segment.p_filesz(endian))
+                .then(|| segment.p_offset(endian).checked_add(inside))?
         })
     };
     let mut found: [Option<u64>; SYMBOLS.len()] = [None; SYMBOLS.len()];
@@ -189,15 +196,20 @@ pub fn dissect(file: File) -> Result<Anatomy, Unreadable> {
             if section.sh_size(endian) > TABLE_BYTES_MAX || strings.sh_size(endian) > TABLE_BYTES_MAX {
                 continue;
             }
-            let symbols: &[Sym64<Endianness>] = section.data_as_array(endian, &cache).map_err(|_| Unreadable)?;
+            let symbols: &[Sym64<Endianness>] =
+                section.data_as_array(endian, &cache).map_err(|_| Unreadable)?;
             let strings = strings.data(endian, &cache).map_err(|_| Unreadable)?;
-            for symbol in symbols.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0) {
+            for symbol in
+                symbols.iter().filter(|symbol| !symbol.is_undefined(endian) && symbol.st_value(endian) != 0)
+            {
                 let name = strings.get(symbol.st_name(endian) as usize..).unwrap_or_default();
                 // Nearly all of some hundred thousand names end here.
                 if !matches!(name.first(), Some(b'S' | b'g')) {
                     continue;
                 }
-                let Some(index) = SYMBOLS.iter().position(|(known, _)| is_named(name, known)) else { continue };
+                let Some(index) = SYMBOLS.iter().position(|(known, _)| is_named(name, known)) else {
+                    continue;
+                };
                 found[index] = found[index].or_else(|| offset_of(symbol.st_value(endian)));
             }
         }
@@ -243,7 +255,9 @@ broken
 ";
         let seen: Vec<_> = parse_maps(text)
             .into_iter()
-            .map(|mapping| (mapping.start, mapping.file.device, mapping.file.inode, mapping.likelihood(), mapping.name))
+            .map(|mapping| {
+                (mapping.start, mapping.file.device, mapping.file.inode, mapping.likelihood(), mapping.name)
+            })
             .collect();
         let expected = [
             (0x5600, 8 << 20 | 1, 10, Likelihood::Executable, "python3.11".into()),
@@ -256,10 +270,13 @@ broken
     #[test]
     fn the_c_library_of_this_process_is_dissected() {
         let maps = read_maps(File::open("/proc/self/maps").expect("maps")).expect("maps");
-        let library = maps.iter().find(|mapping| mapping.likelihood() == Likelihood::Resolver).expect("a C library");
+        let library =
+            maps.iter().find(|mapping| mapping.likelihood() == Likelihood::Resolver).expect("a C library");
         let link = format!("/proc/self/map_files/{:x}-{:x}", library.start, library.end);
         let Ok(file) = File::open(&link) else {
-            println!("SKIPPED the_c_library_of_this_process_is_dissected: {link} opens only with CAP_CHECKPOINT_RESTORE");
+            println!(
+                "SKIPPED the_c_library_of_this_process_is_dissected: {link} opens only with CAP_CHECKPOINT_RESTORE"
+            );
             assert!(std::env::var_os("VENTURI_REQUIRE_KERNEL").is_none(), "required");
             return;
         };
@@ -275,7 +292,9 @@ broken
                 let anatomy = dissect(file).expect("an ELF file");
                 assert!(anatomy.is_tls() && anatomy.once.len() >= 2, "{path}: {anatomy:?}");
             }
-            Err(_) => println!("SKIPPED the_tls_library_and_node_are_dissected_where_they_are: no {path} here"),
+            Err(_) => {
+                println!("SKIPPED the_tls_library_and_node_are_dissected_where_they_are: no {path} here")
+            }
         };
         check("/usr/lib/x86_64-linux-gnu/libssl.so.3");
         check("/usr/bin/node");

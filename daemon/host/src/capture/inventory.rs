@@ -86,7 +86,11 @@ pub fn inventory(root: &Path) -> Inventory {
         if let Some(sockets) = namespaces.get(&namespace).filter(|sockets| !sockets.is_empty()) {
             let room = CONNECTIONS_MAX.saturating_sub(found.connections.len());
             let tuples = socket_inodes(&home).into_iter().filter_map(|inode| sockets.get(&inode));
-            found.connections.extend(tuples.take(room).map(|tuple| Connection { process, executable, tuple: *tuple }));
+            found.connections.extend(tuples.take(room).map(|tuple| Connection {
+                process,
+                executable,
+                tuple: *tuple,
+            }));
         }
         let likely = |mapping: &Mapping| mapping.likelihood() != Likelihood::Other;
         let mappings: Vec<_> = mappings.into_iter().filter(likely).collect();
@@ -119,7 +123,9 @@ fn executable(home: &Path, mappings: &[Mapping]) -> Option<FileKey> {
 fn socket_inodes(home: &Path) -> HashSet<u64> {
     let links = fs::read_dir(home.join("fd")).into_iter().flatten().flatten();
     let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
-    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()).collect()
+    targets
+        .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
+        .collect()
 }
 
 /// Established connections of a namespace by the inode of their socket, those to ourselves excepted.
@@ -214,7 +220,8 @@ mod tests {
         let mut child = child.expect("cat");
         let found = inventory(Path::new("/proc"));
         let port = stream.local_addr().expect("address").port();
-        let connection = found.connections.iter().find(|c| c.process.pid == child.id() && c.tuple.local_port == port);
+        let connection =
+            found.connections.iter().find(|c| c.process.pid == child.id() && c.tuple.local_port == port);
         let image = found.images.iter().find(|image| image.process.pid == child.id());
         child.kill().expect("kill");
         child.wait().expect("wait");

@@ -64,7 +64,8 @@ impl<T> Mailbox<T> {
         batch.clear();
         let mut queue = self.queue();
         if queue.items.is_empty() {
-            let waited = self.shared.filled.wait_timeout_while(queue, patience, |queue| queue.items.is_empty());
+            let waited =
+                self.shared.filled.wait_timeout_while(queue, patience, |queue| queue.items.is_empty());
             queue = waited.unwrap_or_else(PoisonError::into_inner).0;
         }
         std::mem::swap(&mut queue.items, batch);

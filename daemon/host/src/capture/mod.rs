@@ -67,6 +67,7 @@ impl Capture {
     ///
     /// # Errors
     /// The attacher is not armed, a map is missing or refuses, a thread cannot be made.
+    #[expect(clippy::too_many_arguments, reason = "it joins everything that was made before, once")]
     pub fn start(
         greeting: Greeting,
         attacher: Attacher,
@@ -83,7 +84,12 @@ impl Capture {
         status.greeted(&greeting.hello, attacher.pid());
         let (rings, mut tables) = tables::open(greeting.descriptors)?;
         let names = tables.fill_hosts(&directory)?;
-        tracing::info!(names, processes = inventory.images.len(), connections = inventory.connections.len(), "capture starts");
+        tracing::info!(
+            names,
+            processes = inventory.images.len(),
+            connections = inventory.connections.len(),
+            "capture starts"
+        );
 
         let options = Options {
             scope: config.settings.scope,
@@ -94,7 +100,10 @@ impl Capture {
         let mailbox = Mailbox::new(EVENTS_WAITING_MAX);
         // Processes first: a connection's process then has its files known.
         inventory.images.into_iter().for_each(|image| mailbox.post(Event::FoundImage(image)));
-        inventory.connections.into_iter().for_each(|connection| mailbox.post(Event::FoundConnection(connection)));
+        inventory
+            .connections
+            .into_iter()
+            .for_each(|connection| mailbox.post(Event::FoundConnection(connection)));
         let learnt = mailbox.clone();
         shards.on_learnt(move |what| {
             learnt.post(match what {

@@ -154,9 +154,12 @@ impl Assembler {
     }
 
     fn keep(&mut self, at: Option<usize>, tuple: &Tuple, quic: bool, offset: usize, data: &[u8]) {
-        let mut pending = at
-            .and_then(|at| self.pending.remove(at))
-            .unwrap_or_else(|| Pending { tuple: *tuple, quic, pieces: Vec::new(), bytes: 0 });
+        let mut pending = at.and_then(|at| self.pending.remove(at)).unwrap_or_else(|| Pending {
+            tuple: *tuple,
+            quic,
+            pieces: Vec::new(),
+            bytes: 0,
+        });
         if pending.bytes + data.len() > HELLO_BYTES_MAX {
             return;
         }

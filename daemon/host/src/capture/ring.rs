@@ -113,7 +113,11 @@ impl RingReader {
         }
         for event in ending.drain(..) {
             if let KernelEvent::SessionFreed(freed) = &event {
-                told.remove(&SessionIdentity { tgid: freed.tgid, ssl: freed.ssl, opened_ns: freed.opened_ns });
+                told.remove(&SessionIdentity {
+                    tgid: freed.tgid,
+                    ssl: freed.ssl,
+                    opened_ns: freed.opened_ns,
+                });
             }
             self.tell(event);
         }
@@ -124,7 +128,9 @@ impl RingReader {
         if told.len() >= TOLD_MAX {
             told.clear();
         }
-        if told.insert(first.identity) && self.planner.offer(Event::FirstContent(first), EVENT_WEIGHT).is_err() {
+        if told.insert(first.identity)
+            && self.planner.offer(Event::FirstContent(first), EVENT_WEIGHT).is_err()
+        {
             told.remove(&first.identity);
             self.status.lost(Loss::PlannerFull, 1);
         }

@@ -60,7 +60,8 @@ impl Routes {
 
     /// Interfaces of default routes.
     pub fn default_interfaces(&self) -> Vec<u32> {
-        let mut all: Vec<_> = self.routes.iter().filter(|r| r.prefix == 0 || r.prefix == 96).map(|r| r.ifindex).collect();
+        let mut all: Vec<_> =
+            self.routes.iter().filter(|r| r.prefix == 0 || r.prefix == 96).map(|r| r.ifindex).collect();
         all.sort_unstable();
         all.dedup();
         all

@@ -94,7 +94,8 @@ impl Shell {
         let mut batch = Vec::new();
         loop {
             let now = monotonic();
-            let due = self.planner.deadline().map_or(IDLE, |at| Duration::from_nanos(at.since(now)).min(IDLE));
+            let due =
+                self.planner.deadline().map_or(IDLE, |at| Duration::from_nanos(at.since(now)).min(IDLE));
             self.mailbox.take(due, &mut batch);
             for (event, _) in batch.drain(..) {
                 let stop = matches!(event, Event::Stop);
@@ -124,7 +125,9 @@ impl Shell {
                 self.memory.workloads.remove(&process);
                 self.identify.on_exec(&exec.task);
             }
-            KernelEvent::Fork(fork) => self.identify.on_fork(&fork.task, process_key(fork.child_tgid, fork.child_start_ns)),
+            KernelEvent::Fork(fork) => {
+                self.identify.on_fork(&fork.task, process_key(fork.child_tgid, fork.child_start_ns))
+            }
             KernelEvent::Exit(exit) => self.identify.on_exit(process_key(exit.tgid, exit.start_ns)),
             _ => {}
         }
@@ -226,7 +229,9 @@ impl Shell {
             }
             Command::TapClose(ifindex) => {
                 let mailbox = self.mailbox.clone();
-                self.attacher.ask(attacher_client::tap_close(ifindex), move |_| mailbox.post(Event::TapClosed(ifindex)));
+                self.attacher.ask(attacher_client::tap_close(ifindex), move |_| {
+                    mailbox.post(Event::TapClosed(ifindex))
+                });
             }
             Command::Resolve(process, task) => {
                 if !self.memory.workloads.contains_key(&process) {
@@ -247,7 +252,12 @@ impl Shell {
                 self.shards.session(&identity, ToShard::Close { identity, sent, received });
             }
             Command::Missed { process, host, started, reason } => {
-                tracing::debug!(pid = process.pid, host = &*host.host, reason = reason.as_str(), "missed call");
+                tracing::debug!(
+                    pid = process.pid,
+                    host = &*host.host,
+                    reason = reason.as_str(),
+                    "missed call"
+                );
                 let workload = self.workload(process);
                 self.shards.process(process, ToShard::Missed { workload, host, started, reason });
             }
@@ -295,7 +305,9 @@ impl Shell {
             let result = checked(answer).and_then(|answer| {
                 let anatomy = match (known, answer.descriptor) {
                     (Some(anatomy), _) => anatomy,
-                    (None, Some(descriptor)) => Arc::new(dissect(File::from(descriptor)).map_err(|_| Refused::Unreadable)?),
+                    (None, Some(descriptor)) => {
+                        Arc::new(dissect(File::from(descriptor)).map_err(|_| Refused::Unreadable)?)
+                    }
                     (None, None) => return Err(Refused::Unreadable),
                 };
                 Ok(OpenedFile { number: answer.reply.file, anatomy, name })

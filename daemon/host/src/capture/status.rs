@@ -279,7 +279,10 @@ impl CaptureStatus {
         let known = |count: u32, max: usize| (count as usize).min(max);
         let detail = &hello.detail[..known(hello.detail_len, hello.detail.len())];
         let facts = GreetingFacts {
-            limits: hello.limits[..known(hello.limit_count, LIMITS_MAX)].iter().filter_map(|wire| Limit::from_wire(*wire)).collect(),
+            limits: hello.limits[..known(hello.limit_count, LIMITS_MAX)]
+                .iter()
+                .filter_map(|wire| Limit::from_wire(*wire))
+                .collect(),
             detail: String::from_utf8_lossy(detail).into_owned(),
             programs: hello.programs[..known(hello.program_count, PROGRAMS_MAX)].to_vec(),
             took_ns: hello.took_ns,
@@ -366,9 +369,18 @@ impl CaptureStatus {
         let mut snapshot = CaptureSnapshot {
             armed: self.armed.load(Ordering::Acquire),
             lost: self.lost.load(Ordering::Acquire),
-            counters: Counter::ALL.iter().map(|c| (*c, counters.get(*c as usize).copied().unwrap_or_default())).collect(),
-            losses: Loss::ALL.iter().map(|l| (*l, self.losses[*l as usize].load(Ordering::Relaxed))).collect(),
-            tallies: Tally::ALL.iter().map(|t| (*t, self.tallies[*t as usize].load(Ordering::Relaxed))).collect(),
+            counters: Counter::ALL
+                .iter()
+                .map(|c| (*c, counters.get(*c as usize).copied().unwrap_or_default()))
+                .collect(),
+            losses: Loss::ALL
+                .iter()
+                .map(|l| (*l, self.losses[*l as usize].load(Ordering::Relaxed)))
+                .collect(),
+            tallies: Tally::ALL
+                .iter()
+                .map(|t| (*t, self.tallies[*t as usize].load(Ordering::Relaxed)))
+                .collect(),
             unmetered: lock(&self.unmetered).iter().map(|(reason, bytes)| (*reason, *bytes)).collect(),
             coverage: self.coverage(),
             tap: *lock(&self.tap),
@@ -405,7 +417,9 @@ impl Arming {
     fn snapshot(&self) -> ArmingSnapshot {
         let mut sorted = self.last.clone();
         sorted.sort_unstable();
-        let at = |percent: usize| sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied();
+        let at = |percent: usize| {
+            sorted.get((sorted.len() * percent / 100).min(sorted.len().saturating_sub(1))).copied()
+        };
         ArmingSnapshot { count: self.count, p50_ns: at(50), p99_ns: at(99) }
     }
 }
@@ -451,7 +465,8 @@ mod tests {
         for _ in 0..ARMING_SAMPLES_MAX {
             status.armed_after(5);
         }
-        let expected = ArmingSnapshot { count: 2 * ARMING_SAMPLES_MAX as u64, p50_ns: Some(5), p99_ns: Some(5) };
+        let expected =
+            ArmingSnapshot { count: 2 * ARMING_SAMPLES_MAX as u64, p50_ns: Some(5), p99_ns: Some(5) };
         assert_eq!(status.snapshot().arming, expected);
     }
 

@@ -34,7 +34,8 @@ pub(super) struct Tables {
 pub(super) fn open(mut descriptors: BTreeMap<Descriptor, OwnedFd>) -> anyhow::Result<(Rings, Tables)> {
     let mut map = |which: Descriptor| -> anyhow::Result<Map> {
         let name = which.variant_name();
-        let descriptor = descriptors.remove(&which).ok_or_else(|| anyhow!("venturi-attach sent no map {name}"))?;
+        let descriptor =
+            descriptors.remove(&which).ok_or_else(|| anyhow!("venturi-attach sent no map {name}"))?;
         let data = MapData::from_fd(descriptor).with_context(|| format!("reading what map {name} is"))?;
         Map::from_map_data(data).with_context(|| format!("using map {name}"))
     };
@@ -62,7 +63,9 @@ impl Tables {
             let len = name.len().min(HOST_KEY_BYTES);
             data[..len].copy_from_slice(&name[..len]);
             let bits = u32::try_from(len * 8).unwrap_or_default();
-            self.hosts.insert(&Key::new(bits, data), provider, 0).context("writing the provider directory to map HOSTS")?;
+            self.hosts
+                .insert(&Key::new(bits, data), provider, 0)
+                .context("writing the provider directory to map HOSTS")?;
             count += 1;
         }
         Ok(count)

@@ -91,9 +91,11 @@ impl Recording {
         let Some(path) = file else {
             return Recording::parse(BUILT_IN).context("the recorded capture that is built in");
         };
-        let size = std::fs::metadata(path).with_context(|| format!("recorded capture {}", path.display()))?.len();
+        let size =
+            std::fs::metadata(path).with_context(|| format!("recorded capture {}", path.display()))?.len();
         ensure!(size <= FILE_BYTES_MAX, "recorded capture {}: larger than 64 MiB", path.display());
-        let bytes = std::fs::read(path).with_context(|| format!("reading recorded capture {}", path.display()))?;
+        let bytes =
+            std::fs::read(path).with_context(|| format!("reading recorded capture {}", path.display()))?;
         Recording::parse(&bytes).with_context(|| format!("recorded capture {}", path.display()))
     }
 
@@ -111,9 +113,9 @@ impl Recording {
             number += 1;
             let text = line(&mut rest).with_context(|| format!("line {number}: not text"))?;
             let words: Vec<_> = text.split_ascii_whitespace().collect();
-            recording
-                .record(&words, &mut rest, &mut sessions)
-                .with_context(|| format!("line {number}: {:?}", words.first().copied().unwrap_or_default()))?;
+            recording.record(&words, &mut rest, &mut sessions).with_context(|| {
+                format!("line {number}: {:?}", words.first().copied().unwrap_or_default())
+            })?;
         }
         recording.steps.sort_by_key(Step::ms);
         Ok(recording)
@@ -147,7 +149,8 @@ impl Recording {
             [word @ ("sent" | "received"), session, ms, len] => {
                 let session = session.parse()?;
                 let Some((pid, offsets)) = sessions.get_mut(&session) else { bail!("no session {session}") };
-                let (payload, after) = rest.split_at_checked(len.parse()?).context("less payload than promised")?;
+                let (payload, after) =
+                    rest.split_at_checked(len.parse()?).context("less payload than promised")?;
                 *rest = after.strip_prefix(b"\n").context("no line feed after the payload")?;
                 let (direction, offset) = match word {
                     "sent" => (Direction::Sent, &mut offsets[0]),
@@ -215,7 +218,10 @@ impl Replay {
         let thread = {
             let stop = Arc::clone(&stop);
             let run = move || player.run(&recording, &stop);
-            std::thread::Builder::new().name("replay".into()).spawn(run).context("starting the replay thread")?
+            std::thread::Builder::new()
+                .name("replay".into())
+                .spawn(run)
+                .context("starting the replay thread")?
         };
         Ok(Replay { stop, thread })
     }
@@ -273,7 +279,8 @@ impl Player {
                 let Some(workload) = recording.processes.get(pid) else { return };
                 self.cover(workload, host);
                 let identity = self.identity(*session, *pid);
-                let host = HostEvidence { host: Arc::clone(host), identified_by: IdentifiedBy::TlsHostnameCall };
+                let host =
+                    HostEvidence { host: Arc::clone(host), identified_by: IdentifiedBy::TlsHostnameCall };
                 let open = Open {
                     identity,
                     session: self.shards.allot_session(),
@@ -321,7 +328,8 @@ impl Player {
             coverage: Coverage::Captured,
         };
         let workload = Arc::clone(workload);
-        let message = ToShard::Flow { flow: Box::new(flow), workload, started_at: clock.at(started), started };
+        let message =
+            ToShard::Flow { flow: Box::new(flow), workload, started_at: clock.at(started), started };
         self.shards.process(ProcessKey { pid: step.pid, start_ticks: 1 }, message);
     }
 

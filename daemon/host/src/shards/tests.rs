@@ -21,7 +21,9 @@ impl Meter for Diary {
                 host.map_or("-".into(), |host| host.host.to_string()),
             ),
             Input::Named { session, host } => format!("named {} {}", session.0, host.host),
-            Input::Resolved { session, workload } => format!("resolved {} {}", session.0, workload.evidence.as_str()),
+            Input::Resolved { session, workload } => {
+                format!("resolved {} {}", session.0, workload.evidence.as_str())
+            }
             Input::Chunk { session, direction, offset, bytes } => {
                 assert!(bytes != b"boom", "told to");
                 self.outputs.push_back(Output::Verdict { session, verdict: SessionVerdict::Capture });
@@ -94,7 +96,13 @@ fn check(messages: Vec<(u64, ToShard)>, expected: &[&str]) {
 #[test]
 fn content_waits_for_its_session_and_comes_in_order() {
     check(
-        vec![(1, chunk(1, 0, b"abc")), (2, chunk(1, 3, b"de")), (3, open(1)), (4, chunk(1, 5, b"f")), (5, close(1, None))],
+        vec![
+            (1, chunk(1, 0, b"abc")),
+            (2, chunk(1, 3, b"de")),
+            (3, open(1)),
+            (4, chunk(1, 5, b"f")),
+            (5, close(1, None)),
+        ],
         &[
             "open 1 pid=7 unknown host=api.openai.com late=false",
             "chunk 1 Sent 0+3",
@@ -152,7 +160,12 @@ fn waiting_content_is_bounded_and_the_rest_is_a_gap() {
     let big = vec![b'x'; HELD_BYTES_MAX - 1];
     let large = HELD_BYTES_MAX as u64;
     check(
-        vec![(1, chunk(6, 0, &big)), (2, chunk(6, large - 1, b"yz")), (3, chunk(6, large + 1, b"w")), (4, open(6))],
+        vec![
+            (1, chunk(6, 0, &big)),
+            (2, chunk(6, large - 1, b"yz")),
+            (3, chunk(6, large + 1, b"w")),
+            (4, open(6)),
+        ],
         &[
             "open 6 pid=7 unknown host=api.openai.com late=false",
             &format!("chunk 6 Sent 0+{}", large - 1),
@@ -177,6 +190,11 @@ fn a_panic_is_counted_and_the_thread_goes_on() {
     }
     assert_eq!(decisions.recv().expect("the thread goes on"), 2);
     shards.stop();
-    let panics = status.snapshot().losses.iter().find(|(loss, _)| *loss == Loss::ShardPanicked).map(|(_, count)| *count);
+    let panics = status
+        .snapshot()
+        .losses
+        .iter()
+        .find(|(loss, _)| *loss == Loss::ShardPanicked)
+        .map(|(_, count)| *count);
     assert_eq!(panics, Some(1));
 }

@@ -13,7 +13,9 @@ use super::*;
 
 fn config() -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions");
     Arc::new(builder.with_root_certificates(RootCertStore::empty()).with_no_client_auth())
 }
 
@@ -31,11 +33,14 @@ fn initials(host: &'static str, version: Version, piece_len: usize) -> Vec<Vec<u
     let name = ServerName::try_from(host).expect("a name");
     let mut tls13 = (*config()).clone();
     tls13.alpn_protocols = vec![b"h3".to_vec()];
-    let mut client = rustls::quic::ClientConnection::new(Arc::new(tls13), version, name, vec![0]).expect("a client");
+    let mut client =
+        rustls::quic::ClientConnection::new(Arc::new(tls13), version, name, vec![0]).expect("a client");
     let mut handshake = Vec::new();
     client.write_hs(&mut handshake);
     let pieces = handshake.chunks(piece_len).enumerate();
-    pieces.map(|(index, piece)| datagram(version, u8::try_from(index).expect("few"), index * piece_len, piece)).collect()
+    pieces
+        .map(|(index, piece)| datagram(version, u8::try_from(index).expect("few"), index * piece_len, piece))
+        .collect()
 }
 
 fn datagram(version: Version, number: u8, offset: usize, crypto: &[u8]) -> Vec<u8> {
@@ -127,7 +132,10 @@ fn quic_initials_of_both_versions_name_their_host_in_any_order() {
         assert_eq!(datagrams.len(), 1);
         let data = &datagrams[0][..datagrams[0].len().min(abi::event::PACKET_MAX)];
         if data.len() == datagrams[0].len() {
-            assert_eq!(assembler.packet(&packet(PacketKind::QuicInitial, 1, data)), found("api.anthropic.com", true));
+            assert_eq!(
+                assembler.packet(&packet(PacketKind::QuicInitial, 1, data)),
+                found("api.anthropic.com", true)
+            );
         }
         let datagrams = initials("api.anthropic.com", version, 900);
         let mut seen = Vec::new();
@@ -147,7 +155,11 @@ fn dns_answers_give_the_name_asked_for_and_its_addresses() {
     message.queries.push(Query::query(asked.clone(), RecordType::A));
     message.answers.push(Record::from_rdata(asked, 60, RData::CNAME(rdata::CNAME(alias.clone()))));
     message.answers.push(Record::from_rdata(alias.clone(), 60, RData::A(rdata::A::new(10, 0, 0, 1))));
-    message.answers.push(Record::from_rdata(alias, 60, RData::AAAA(rdata::AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))));
+    message.answers.push(Record::from_rdata(
+        alias,
+        60,
+        RData::AAAA(rdata::AAAA::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1)),
+    ));
     let bytes = message.to_vec().expect("a message");
     let mapped = std::net::Ipv4Addr::new(10, 0, 0, 1).to_ipv6_mapped().octets();
     let v6 = std::net::Ipv6Addr::from_str("2001:db8::1").expect("an address").octets();

@@ -23,11 +23,16 @@ const UNLIKELY_MAX: usize = 96;
 
 impl Planner {
     /// The entry of a process, made if need be; `None` for our own and when the table is full.
-    pub(super) fn process(&mut self, key: ProcessKey, executable: Option<FileKey>, now: Moment) -> Option<&mut Process> {
+    pub(super) fn process(
+        &mut self,
+        key: ProcessKey,
+        executable: Option<FileKey>,
+        now: Moment,
+    ) -> Option<&mut Process> {
         if self.is_own(key.pid) {
             return None;
         }
-        let recycled = self.processes.get(&key.pid).is_some_and(|known| known.key.is_other_than(key));
+        let recycled = self.processes.get(&key.pid).is_some_and(|known| differ(known.key, key));
         if recycled {
             self.exit_known(key.pid);
             self.retire(key.pid, now);
@@ -70,7 +75,11 @@ impl Planner {
         }
         self.arm(pid, now);
         // What is being attached was found by a scan: no need to look again before the answer.
-        if self.processes.get(&pid).is_some_and(|process| process.scans == 0 || process.attachments.is_empty()) {
+        if self
+            .processes
+            .get(&pid)
+            .is_some_and(|process| process.scans == 0 || process.attachments.is_empty())
+        {
             self.scan(pid);
         }
     }
@@ -152,7 +161,9 @@ impl Planner {
         mappings.sort_by_key(Mapping::likelihood);
         for mapping in mappings {
             match self.libraries.get_mut(&mapping.file) {
-                Some(Library::Known { anatomy, .. }) if anatomy.is_tls() => process.tls_files.push(mapping.file),
+                Some(Library::Known { anatomy, .. }) if anatomy.is_tls() => {
+                    process.tls_files.push(mapping.file)
+                }
                 Some(Library::Opening { waiting }) => {
                     waiting.push(pid);
                     process.opening.insert(mapping.file);
@@ -178,7 +189,8 @@ impl Planner {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if self.libraries.len() >= LIBRARIES_MAX {
             // Names of plain files are the bulk; what carries probes stays.
-            self.libraries.retain(|_, library| matches!(library, Library::Known { .. } | Library::Opening { .. }));
+            self.libraries
+                .retain(|_, library| matches!(library, Library::Known { .. } | Library::Opening { .. }));
         }
         process.opening.insert(mapping.file);
         match self.libraries.get_mut(&mapping.file) {
@@ -253,9 +265,16 @@ impl Planner {
         }
     }
 
-    pub(super) fn attached(&mut self, key: ProcessKey, file: FileKey, result: Result<u64, Refused>, now: Moment) {
+    pub(super) fn attached(
+        &mut self,
+        key: ProcessKey,
+        file: FileKey,
+        result: Result<u64, Refused>,
+        now: Moment,
+    ) {
         self.out.push(Command::Count(if result.is_ok() { Tally::Attached } else { Tally::AttachRefused }));
-        let current = self.processes.get_mut(&key.pid).filter(|process| process.key == key && !process.exited);
+        let current =
+            self.processes.get_mut(&key.pid).filter(|process| process.key == key && !process.exited);
         let Some(process) = current else {
             self.out.extend(result.ok().map(Command::Detach));
             return;
@@ -292,7 +311,8 @@ impl Planner {
         process.dark = None;
         self.rows_changed = true;
         self.out.push(Command::ArmedAfter(now.since(process.wanted_at)));
-        let is_live = |(file, state): (&FileKey, &Attachment)| matches!(state, Attachment::Live(_)).then_some(*file);
+        let is_live =
+            |(file, state): (&FileKey, &Attachment)| matches!(state, Attachment::Live(_)).then_some(*file);
         let files: Vec<_> = process.attachments.iter().filter_map(is_live).collect();
         let library = files.first().and_then(|file| self.libraries.get(file));
         if let Some(Library::Known { name, .. }) = library {
@@ -303,7 +323,10 @@ impl Planner {
 
     /// What a process talked to a provider with, its executable will use again.
     fn remember(&mut self, pid: u32, files: &[FileKey]) {
-        let Some(process) = self.processes.get(&pid).filter(|process| process.wanted && !process.probation) else { return };
+        let Some(process) = self.processes.get(&pid).filter(|process| process.wanted && !process.probation)
+        else {
+            return;
+        };
         let Some(executable) = process.executable else { return };
         let habits = self.habits(executable);
         habits.ai = true;
@@ -355,7 +378,8 @@ impl Planner {
     pub(super) fn fork(&mut self, fork: &Fork, now: Moment) {
         let parent = self.processes.get(&fork.task.tgid);
         let Some(parent) = parent.filter(|parent| parent.wanted && !parent.exited) else { return };
-        let (executable, addresses, tls_files) = (parent.executable, parent.addresses.clone(), parent.tls_files.clone());
+        let (executable, addresses, tls_files) =
+            (parent.executable, parent.addresses.clone(), parent.tls_files.clone());
         let key = process_key(fork.child_tgid, fork.child_start_ns);
         let Some(child) = self.process(key, executable, now) else { return };
         child.addresses = addresses;
@@ -365,7 +389,7 @@ impl Planner {
     }
 
     pub(super) fn exit(&mut self, key: ProcessKey, now: Moment) {
-        if self.processes.get(&key.pid).is_none_or(|process| process.key.is_other_than(key)) {
+        if self.processes.get(&key.pid).is_none_or(|process| differ(process.key, key)) {
             return;
         }
         self.exit_known(key.pid);
@@ -494,15 +518,9 @@ impl Process {
     }
 }
 
-trait Recycled {
-    fn is_other_than(self, other: ProcessKey) -> bool;
-}
-
-impl Recycled for ProcessKey {
-    /// True if both starts are known and differ: the number was used again.
-    fn is_other_than(self, other: ProcessKey) -> bool {
-        self.start_ticks != 0 && other.start_ticks != 0 && self.start_ticks != other.start_ticks
-    }
+/// True if both starts are known and differ: the number was used again.
+fn differ(one: ProcessKey, other: ProcessKey) -> bool {
+    one.start_ticks != 0 && other.start_ticks != 0 && one.start_ticks != other.start_ticks
 }
 
 fn executable_of(task: &Task) -> Option<FileKey> {

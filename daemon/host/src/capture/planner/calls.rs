@@ -175,7 +175,8 @@ impl Planner {
         let surely = session.host.is_some() && armed_at.is_some_and(|armed| armed <= session.named_at);
         let from_request = first.direction == Direction::Sent && first.request;
         session.opened = true;
-        session.covered = if from_request || surely { Covered::FromRequest { surely } } else { Covered::Late };
+        session.covered =
+            if from_request || surely { Covered::FromRequest { surely } } else { Covered::Late };
         let (covered, flow, host) = (session.covered, session.flow, session.host.clone());
         if let Some(flow) = flow.and_then(|flow| self.flows.get_mut(&flow)) {
             flow.covered = covered;
@@ -246,7 +247,8 @@ impl Planner {
                 _ => None,
             }
         };
-        let best = self.flows.iter().filter_map(|(key, flow)| Some((rank(flow)?, flow.connected, *key))).max();
+        let best =
+            self.flows.iter().filter_map(|(key, flow)| Some((rank(flow)?, flow.connected, *key))).max();
         if let Some((_, _, key)) = best {
             self.join(identity, key);
         }
@@ -272,7 +274,9 @@ impl Planner {
     }
 
     fn join(&mut self, identity: SessionIdentity, key: FlowKey) {
-        let (Some(session), Some(flow)) = (self.sessions.get_mut(&identity), self.flows.get_mut(&key)) else { return };
+        let (Some(session), Some(flow)) = (self.sessions.get_mut(&identity), self.flows.get_mut(&key)) else {
+            return;
+        };
         session.flow = Some(key);
         flow.session = Some(identity);
         flow.covered = session.covered;
@@ -334,13 +338,16 @@ impl Planner {
         }
         let unseen = match flow.covered {
             Covered::FromRequest { surely: true } => false,
-            Covered::FromRequest { surely: false } => unexplained(bytes.map(|(sent, _)| sent), flow.session_sent),
+            Covered::FromRequest { surely: false } => {
+                unexplained(bytes.map(|(sent, _)| sent), flow.session_sent)
+            }
             // The pipeline was told that it joined late: it makes the record itself when the answer comes.
             Covered::Late => false,
-            Covered::Nothing => !self.armed_at(flow.process).is_some_and(|armed| armed <= flow.connected),
+            Covered::Nothing => self.armed_at(flow.process).is_none_or(|armed| armed > flow.connected),
         };
         let readable = self.processes.get(&flow.process.pid).is_some_and(|process| {
-            let known = flow.session.is_some() || !process.tls_files.is_empty() || !process.attachments.is_empty();
+            let known =
+                flow.session.is_some() || !process.tls_files.is_empty() || !process.attachments.is_empty();
             known || matches!(process.dark, None | Some(DarkReason::Gone))
         });
         unseen && readable && self.options.scope != Scope::Off
@@ -370,7 +377,9 @@ impl Planner {
 
     fn missed(&mut self, process: ProcessKey, host: HostEvidence, started: Moment) {
         self.note_host(process.pid, &host.host, started);
-        if let Some(state) = self.processes.get_mut(&process.pid).and_then(|known| known.hosts.get_mut(&host.host)) {
+        if let Some(state) =
+            self.processes.get_mut(&process.pid).and_then(|known| known.hosts.get_mut(&host.host))
+        {
             state.late += 1;
         }
         self.out.push(Command::Count(Tally::LateAttach));
@@ -418,10 +427,13 @@ impl Planner {
             }
         }
         let unnamed = |flow: &FlowState| {
-            flow.process.pid == process.pid && flow.host.is_none() && TLS_PORTS.contains(&flow.tuple.remote_port)
+            flow.process.pid == process.pid
+                && flow.host.is_none()
+                && TLS_PORTS.contains(&flow.tuple.remote_port)
         };
         let keys: Vec<_> = self.flows.iter().filter(|(_, flow)| unnamed(flow)).map(|(key, _)| *key).collect();
-        if let ([key], false) = (keys.as_slice(), self.flows.values().any(|flow| flow.is_of(process, &host.host)))
+        if let ([key], false) =
+            (keys.as_slice(), self.flows.values().any(|flow| flow.is_of(process, &host.host)))
             && let Some(flow) = self.flows.get_mut(key)
         {
             flow.host = Some(host);
@@ -430,7 +442,9 @@ impl Planner {
     }
 
     pub(super) fn found_connection(&mut self, connection: Connection, now: Moment) {
-        if self.process(connection.process, connection.executable, now).is_none() || self.flows.len() >= FLOWS_MAX {
+        if self.process(connection.process, connection.executable, now).is_none()
+            || self.flows.len() >= FLOWS_MAX
+        {
             return;
         }
         let host = self.configured(remote_of(&connection.tuple));
@@ -452,7 +466,8 @@ impl Planner {
     /// Connections found at the start have no end of their own: they end with their process.
     pub(super) fn flows_end_with(&mut self, process: ProcessKey, now: Moment) {
         let of_process = |flow: &FlowState| flow.process.pid == process.pid;
-        let ended: Vec<_> = self.flows.iter().filter(|(_, flow)| of_process(flow)).map(|(key, _)| *key).collect();
+        let ended: Vec<_> =
+            self.flows.iter().filter(|(_, flow)| of_process(flow)).map(|(key, _)| *key).collect();
         for key in ended {
             self.end_flow(key, None, now);
         }
@@ -501,7 +516,9 @@ impl Planner {
     fn configured(&self, remote: SocketAddr) -> Option<HostEvidence> {
         let text = remote.to_string();
         let provider = self.directory.lookup(&text)?;
-        provider.configured.then(|| HostEvidence { host: text.into(), identified_by: IdentifiedBy::Configured })
+        provider
+            .configured
+            .then(|| HostEvidence { host: text.into(), identified_by: IdentifiedBy::Configured })
     }
 
     fn armed_at(&self, process: ProcessKey) -> Option<Moment> {
@@ -517,7 +534,13 @@ pub(super) struct FlowEnd {
 }
 
 impl FlowState {
-    fn new(process: ProcessKey, tuple: Tuple, connected: Moment, host: Option<HostEvidence>, found: bool) -> FlowState {
+    fn new(
+        process: ProcessKey,
+        tuple: Tuple,
+        connected: Moment,
+        host: Option<HostEvidence>,
+        found: bool,
+    ) -> FlowState {
         FlowState {
             process,
             tuple,

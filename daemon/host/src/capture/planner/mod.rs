@@ -317,8 +317,14 @@ struct HostState {
 /// A file that was opened, or is being opened.
 #[derive(Debug)]
 enum Library {
-    Opening { waiting: Vec<u32> },
-    Known { number: u64, anatomy: Arc<Anatomy>, name: Arc<str> },
+    Opening {
+        waiting: Vec<u32>,
+    },
+    Known {
+        number: u64,
+        anatomy: Arc<Anatomy>,
+        name: Arc<str>,
+    },
     /// Neither TLS nor resolver.
     Plain,
     Unreadable,
@@ -426,7 +432,11 @@ impl Planner {
             Event::Library(file, result) => self.library(file, result, now),
             Event::Attached(Some(process), file, result) => self.attached(process, file, result, now),
             Event::Attached(None, _, result) => {
-                self.out.push(Command::Count(if result.is_ok() { Tally::Attached } else { Tally::AttachRefused }));
+                self.out.push(Command::Count(if result.is_ok() {
+                    Tally::Attached
+                } else {
+                    Tally::AttachRefused
+                }));
             }
             Event::Decided(decision) => self.decided(decision),
             Event::HostSeen(process, host) => self.host_seen(process, host, now),

@@ -76,7 +76,11 @@ impl Tap {
         let open_ns = self.open_ns + self.open_since.map_or(0, |since| now.since(since));
         let total_ns = self.started.map_or(0, |started| now.since(started)).max(1);
         let ppm = u128::from(open_ns) * 1_000_000 / u128::from(total_ns);
-        TapSnapshot { open_now, opened: self.opened, open_ppm: u64::try_from(ppm).unwrap_or(1_000_000).min(1_000_000) }
+        TapSnapshot {
+            open_now,
+            opened: self.opened,
+            open_ppm: u64::try_from(ppm).unwrap_or(1_000_000).min(1_000_000),
+        }
     }
 
     fn open_count(&self) -> u64 {
@@ -122,7 +126,8 @@ impl Planner {
         }
         let remote = remote_of(&flow.tuple);
         let gateway = self.options.loopback_gateways.contains(&remote);
-        let wanted = if remote.ip().is_loopback() { gateway } else { PORTS.contains(&remote.port()) || gateway };
+        let wanted =
+            if remote.ip().is_loopback() { gateway } else { PORTS.contains(&remote.port()) || gateway };
         if !wanted {
             return self.out.push(Command::Count(Tally::TapSkipped));
         }
@@ -133,7 +138,9 @@ impl Planner {
                 self.out.push(Command::Count(Tally::TapCached));
                 self.want(process.pid, at, now);
             }
-            Some(Known::None { until }) if until > now => return self.out.push(Command::Count(Tally::TapCached)),
+            Some(Known::None { until }) if until > now => {
+                return self.out.push(Command::Count(Tally::TapCached));
+            }
             _ => {}
         }
         let Some(ifindex) = self.tap.routes.interface_to(remote.ip()) else {
@@ -155,7 +162,9 @@ impl Planner {
     fn open_tap(&mut self, ifindex: u32, now: Moment) {
         match self.tap.interfaces.get_mut(&ifindex) {
             Some(Interface::Closing { reopen }) => *reopen = true,
-            Some(Interface::Refused { until }) if *until > now => self.out.push(Command::Lost(Loss::TapRefused)),
+            Some(Interface::Refused { until }) if *until > now => {
+                self.out.push(Command::Lost(Loss::TapRefused))
+            }
             Some(Interface::Opening | Interface::Open) => {}
             _ => {
                 self.tap.interfaces.insert(ifindex, Interface::Opening);
@@ -261,7 +270,9 @@ impl Planner {
     /// process and the interface, the local end differs.
     fn only_waiting(&self, tuple: &abi::event::Tuple) -> Option<FlowKey> {
         let fits = |key: &&FlowKey| {
-            self.flows.get(key).is_some_and(|flow| flow.tuple.remote == tuple.remote && flow.tuple.remote_port == tuple.remote_port)
+            self.flows.get(key).is_some_and(|flow| {
+                flow.tuple.remote == tuple.remote && flow.tuple.remote_port == tuple.remote_port
+            })
         };
         let mut all = self.tap.waiting.keys().filter(fits);
         let first = all.next().copied();

@@ -56,7 +56,9 @@ fn world_of(scope: Scope) -> World {
 }
 
 fn anatomy(file: FileKey) -> Anatomy {
-    let places = |hooks: &[Hook]| hooks.iter().map(|hook| Place { offset: 1, hook: hook.wire(), reserved: 0 }).collect();
+    let places = |hooks: &[Hook]| {
+        hooks.iter().map(|hook| Place { offset: 1, hook: hook.wire(), reserved: 0 }).collect()
+    };
     match file {
         LIBSSL => Anatomy {
             once: places(&[Hook::SslCtrl, Hook::SslFree]),
@@ -111,7 +113,8 @@ impl World {
             }
             Command::OpenLibrary(_, mapping) => {
                 let anatomy = Arc::new(anatomy(mapping.file));
-                let file = OpenedFile { number: mapping.file.inode, anatomy, name: Arc::clone(&mapping.name) };
+                let file =
+                    OpenedFile { number: mapping.file.inode, anatomy, name: Arc::clone(&mapping.name) };
                 self.later(ms, Event::Library(mapping.file, Ok(file)));
                 format!("open {}", mapping.name)
             }
@@ -164,7 +167,13 @@ impl World {
         let rows = self.planner.changed_rows().expect("changed");
         let text = |row: &Row| {
             let armed = row.armed_at.map_or("-".into(), |at| (at.0 / MS).to_string());
-            format!("{} {} {} armed={armed} late={}", row.process.pid, row.host, coverage(row.verdict), row.late_attach)
+            format!(
+                "{} {} {} armed={armed} late={}",
+                row.process.pid,
+                row.host,
+                coverage(row.verdict),
+                row.late_attach
+            )
         };
         assert_eq!(rows.iter().map(text).collect::<Vec<_>>(), expected);
     }
@@ -218,7 +227,12 @@ fn lookup(ms: u64, pid: u32, returned: bool) -> Event {
 }
 
 fn connect(ms: u64, pid: u32, socket: u64, port: u16) -> Event {
-    kernel(KernelEvent::Connect(event::Connect { head: head(ms), task: task(pid), socket, tuple: tuple(port) }))
+    kernel(KernelEvent::Connect(event::Connect {
+        head: head(ms),
+        task: task(pid),
+        socket,
+        tuple: tuple(port),
+    }))
 }
 
 fn closed(ms: u64, pid: u32, socket: u64, sent: u64, established: bool) -> Event {
@@ -277,12 +291,17 @@ fn exit(pid: u32) -> Event {
 /// A whole call of a process over one connection: named at `start`, content at `write`.
 fn call(world: &mut World, pid: u32, start: u64, write: Option<u64>) {
     let ssl = u64::from(pid);
-    world.at(start, lookup(start, pid, false)).at(start, lookup(start, pid, true)).at(start, connect(start, pid, ssl, 443));
+    world
+        .at(start, lookup(start, pid, false))
+        .at(start, lookup(start, pid, true))
+        .at(start, connect(start, pid, ssl, 443));
     world.at(start + 1, named(start + 1, pid, ssl));
     if let Some(write) = write {
         world.at(write, content(pid, ssl, start + 1, Direction::Sent, true));
     }
-    world.at(start + 50, freed(pid, ssl, start + 1, 1_000)).at(start + 60, closed(start + 60, pid, ssl, 2_000, true));
+    world
+        .at(start + 50, freed(pid, ssl, start + 1, 1_000))
+        .at(start + 60, closed(start + 60, pid, ssl, 2_000, true));
 }
 
 #[test]
@@ -311,7 +330,10 @@ fn a_call_before_arming_is_missed_exactly_once() {
     world.attach_ms = 1_000;
     call(&mut world, 7, 100, None);
     world.until(5_000).at(5_001, exit(7));
-    world.check(&["missed", "flow"], &["missed 7 api.openai.com tls_hostname_call", "flow 7 openai metadata_only(late_attach)"]);
+    world.check(
+        &["missed", "flow"],
+        &["missed 7 api.openai.com tls_hostname_call", "flow 7 openai metadata_only(late_attach)"],
+    );
     world.check_rows(&["7 api.openai.com captured armed=1100 late=1"]);
 }
 
@@ -322,7 +344,10 @@ fn a_call_of_a_process_that_ends_before_it_is_looked_at_is_missed_too() {
     world.at(100, lookup(100, 7, false)).at(100, lookup(100, 7, true)).at(101, connect(101, 7, 1, 443));
     world.at(102, exit(7)).at(110, closed(110, 7, 1, 2_000, true));
     // An address from a lookup arms and names nothing: the flow has a host and no provider.
-    world.check(&["missed", "flow"], &["missed 7 api.openai.com getaddrinfo", "flow 7 - metadata_only(late_attach)"]);
+    world.check(
+        &["missed", "flow"],
+        &["missed 7 api.openai.com getaddrinfo", "flow 7 - metadata_only(late_attach)"],
+    );
     world.until(200_000);
     world.check(&["detach"], &["detach 2"]);
     world.check_rows(&["7 api.openai.com dark(gone) armed=- late=1"]);
@@ -448,14 +473,19 @@ fn a_library_that_is_mapped_later_is_found_by_looking_again() {
     world.at(100, lookup(100, 7, false)).until(102);
     world.check_rows(&[]);
     world.mapped.push(mapping(LIBSSL, "libssl.so.3"));
-    world.until(120).check(&["maps", "attach 7", "armed"], &["maps 7", "maps 7", "attach 7 2", "armed after 10"]);
+    world
+        .until(120)
+        .check(&["maps", "attach 7", "armed"], &["maps 7", "maps 7", "attach 7 2", "armed after 10"]);
 }
 
 #[test]
 fn a_process_without_a_known_library_is_dark_and_not_late() {
     let mut world = world();
     world.mapped = vec![mapping(LIBC, "libc.so.6"), mapping(PYTHON, "python3")];
-    world.at(100, lookup(100, 7, true)).at(101, connect(101, 7, 1, 443)).at(150, closed(150, 7, 1, 2_000, true));
+    world
+        .at(100, lookup(100, 7, true))
+        .at(101, connect(101, 7, 1, 443))
+        .at(150, closed(150, 7, 1, 2_000, true));
     world.check(&["missed", "flow"], &["flow 7 - dark(unknown_tls_library)"]);
     world.check_rows(&["7 api.openai.com dark(unknown_tls_library) armed=- late=0"]);
     // It is looked at a bounded number of times.
@@ -469,7 +499,10 @@ fn a_refusal_is_told() {
     let mut world = world();
     world.attach_refused = Some(Refused::Denied);
     call(&mut world, 7, 100, None);
-    world.check(&["missed", "flow", "armed"], &["missed 7 api.openai.com tls_hostname_call", "flow 7 openai metadata_only(late_attach)"]);
+    world.check(
+        &["missed", "flow", "armed"],
+        &["missed 7 api.openai.com tls_hostname_call", "flow 7 openai metadata_only(late_attach)"],
+    );
     world.check_rows(&["7 api.openai.com dark(attach_refused) armed=- late=1"]);
 }
 
@@ -487,7 +520,8 @@ fn decisions_reach_the_kernel_and_coverage() {
     let mut world = world();
     world.at(100, lookup(100, 7, true)).at(101, connect(101, 7, 1, 443)).at(102, named(102, 7, 1));
     world.at(120, content(7, 1, 102, Direction::Sent, true));
-    let decide = |ssl, opened, verdict| Event::Decided(Decision { identity: identity(7, ssl, opened), verdict });
+    let decide =
+        |ssl, opened, verdict| Event::Decided(Decision { identity: identity(7, ssl, opened), verdict });
     world.at(121, decide(1, 102, MetadataOnly(Reason::Http2)));
     world.at(130, content(7, 2, 130, Direction::Sent, true)).at(131, decide(2, 130, Ignore));
     world.at(132, content(7, 3, 132, Direction::Sent, true)).at(133, decide(3, 132, Capture));
@@ -495,7 +529,9 @@ fn decisions_reach_the_kernel_and_coverage() {
         &["verdict", "close"],
         &["verdict 1 MetadataOnly", "verdict 2 NotAi", "close 2 None", "verdict 3 Ai"],
     );
-    world.at(150, closed(150, 7, 1, 2_000, true)).check(&["flow", "missed"], &["flow 7 openai metadata_only(http2)"]);
+    world
+        .at(150, closed(150, 7, 1, 2_000, true))
+        .check(&["flow", "missed"], &["flow 7 openai metadata_only(http2)"]);
     world.check_rows(&["7 api.openai.com metadata_only(http2) armed=107 late=0"]);
 }
 
