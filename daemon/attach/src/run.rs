@@ -3,6 +3,7 @@
 //! Everything that needs more than the exact capability set (finding or mounting tracefs, raising limits) is done
 //! first, then the rest is dropped, and only then anything is loaded: what works, works with the small set.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
@@ -179,16 +180,19 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
     if let Err(error) = raise_descriptor_limit() {
         tracing::warn!(%error, "the limit of open files stays as it is");
     }
-    life::confine(&needed)
-        .map_err(|why| (Limit::MissingCapability, format!("dropping capabilities: {why}")))?;
-
+    // Kernels with `perf_event_paranoid` above 2 (Debian, Ubuntu) let nobody without CAP_SYS_ADMIN open a perf event:
+    // those that are always needed are opened while this process still has it, and get their programs later.
     let warm = perf::warm_event()
         .map_err(|error| limits.add(Limit::NoWarmEvent, &format!("perf event: {error}")))
         .ok();
+    let events = open_tracepoints(&tracefs);
+    life::confine(&needed)
+        .map_err(|why| (Limit::MissingCapability, format!("dropping capabilities: {why}")))?;
+
     let sizes = Sizes { events_bytes: options.events_mib << 20, content_bytes: options.content_mib << 20 };
     let mut loaded = loader::load(OBJECT, &found.settings, sizes, options.allow_uprobe_multi)?;
     name_ourselves(&mut loaded, socket)?;
-    let always = attach_always(&loaded, &tracefs, limits)?;
+    let always = attach_always(&loaded, events, limits)?;
     let way = uprobe_way(&loaded, tracefs, limits);
     let thread =
         |name| Closer::start(name).map_err(|error| (Limit::LoadRefused, format!("thread {name}: {error}")));
@@ -233,20 +237,48 @@ fn uprobe_way(loaded: &Loaded, tracefs: Tracefs, limits: &mut Limits) -> Way {
         Limit::NoUprobeMulti,
         "no uprobe_multi with a process filter (Linux 6.10): uprobes go through tracefs and perf events",
     );
+    if let Err(error) = perf::warm_event() {
+        let why = format!(
+            "perf events are refused to a process without CAP_SYS_ADMIN ({error}): no TLS call is captured; \
+             sysctl kernel.perf_event_paranoid=2, or use Linux 6.10 or newer"
+        );
+        limits.add(Limit::NoUprobes, &why);
+    }
     Way::Traced(tracefs)
+}
+
+/// Events on the tracepoints, by program, without programs yet.
+fn open_tracepoints(tracefs: &Tracefs) -> BTreeMap<&'static str, Result<OwnedFd, String>> {
+    let mut events = BTreeMap::new();
+    for (name, _, target) in PROGRAMS {
+        if let Target::Tracepoint(category, event) = target {
+            let id = tracefs.id(category, event);
+            let opened =
+                id.and_then(|id| perf::tracepoint(id, 0).map_err(|error| format!("perf event: {error}")));
+            events.insert(*name, opened);
+        }
+    }
+    events
 }
 
 /// Attaches what is on all the time. Without connections there is nothing to capture; without process events short
 /// lives are missed, which is a limit.
-fn attach_always(loaded: &Loaded, tracefs: &Tracefs, limits: &mut Limits) -> Result<Vec<Held>, Stop> {
+fn attach_always(
+    loaded: &Loaded,
+    mut events: BTreeMap<&'static str, Result<OwnedFd, String>>,
+    limits: &mut Limits,
+) -> Result<Vec<Held>, Stop> {
     let mut attached = Vec::new();
     for (name, _, target) in PROGRAMS {
         let Some(program) = loaded.program(name) else { continue };
         let result = match target {
             Target::OnRequest => continue,
-            Target::Tracepoint(category, event) => tracefs
-                .id(category, event)
-                .and_then(|id| perf::tracepoint(id, program, 0).map_err(|error| error.to_string())),
+            Target::Tracepoint(..) => {
+                events.remove(name).unwrap_or_else(|| Err("no event".to_owned())).and_then(|event| {
+                    perf::run_program(&event, program).map_err(|error| error.to_string())?;
+                    Ok(event)
+                })
+            }
             Target::RawTracepoint(event) => {
                 bpf::raw_tracepoint_open(event, program).map_err(|error| error.to_string())
             }

@@ -182,7 +182,9 @@ fn make_site(
     // Held before it is attached, so that a refusal takes it out again.
     let mut held = Held::Traced { event: None, control, name };
     if let Held::Traced { event, .. } = &mut held {
-        *event = Some(perf::tracepoint(id, program, std::process::id())?);
+        let anchor = perf::tracepoint(id, std::process::id())?;
+        perf::run_program(&anchor, program)?;
+        *event = Some(anchor);
     }
     Ok((held, id))
 }

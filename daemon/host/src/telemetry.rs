@@ -224,7 +224,7 @@ fn limit_words(limit: Limit) -> (&'static str, &'static str) {
             "use a kernel with CONFIG_DEBUG_INFO_BTF (/sys/kernel/btf/vmlinux)",
         ),
         Limit::NoUprobeMulti => {
-            ("detaching probes is slow: 80 ms each", "nothing is missing; Linux 6.6 and newer do better")
+            ("arming a process takes a few ms more", "nothing is missing; Linux 6.10 and newer do better")
         }
         Limit::NoTap => ("no host names from the wire", "grant CAP_NET_RAW to venturi-attach"),
         Limit::NoWarmEvent => {
@@ -236,6 +236,10 @@ fn limit_words(limit: Limit) -> (&'static str, &'static str) {
         Limit::NoTracepoint => {
             ("part of the connections or processes is not seen", "use a kernel with CONFIG_TRACEPOINTS")
         }
+        Limit::NoUprobes => (
+            "no TLS call is captured: the kernel refuses probes to a process without CAP_SYS_ADMIN",
+            "sysctl kernel.perf_event_paranoid=2, or use Linux 6.10 or newer",
+        ),
         Limit::MainNeedsCapBpf => (
             "main keeps CAP_BPF behind its system call filter",
             "nothing is missing; Linux 5.19 and newer do without",

@@ -210,6 +210,9 @@ crate::wire_enum! {
         NoTracepoint = 12,
         /// Main must keep CAP_BPF (before 5.19) to read maps.
         MainNeedsCapBpf = 13,
+        /// No `uprobe_multi`, and perf events are refused to a process without CAP_SYS_ADMIN
+        /// (`kernel.perf_event_paranoid` of 3 in Debian's and Ubuntu's kernels): no TLS or resolver call is seen.
+        NoUprobes = 14,
     }
 }
 

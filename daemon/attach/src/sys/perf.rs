@@ -34,21 +34,24 @@ struct Attr {
 /// Which bits of `flags` are used: bit 0 `disabled`.
 const DISABLED: u64 = 1;
 
-/// Attaches a program to the tracepoint with this tracefs id, a kprobe-type one to a traced uprobe, for one process
-/// (`pid` 0: for all); detached when the descriptor is closed. One event on one CPU is enough for all: a BPF program
-/// on a tracepoint event runs for every hit on every CPU.
-pub(crate) fn tracepoint(id: u64, program: BorrowedFd<'_>, pid: u32) -> io::Result<OwnedFd> {
-    let event = extend_to(id, pid)?;
-    set_program(&event, program)?;
-    Ok(event)
+/// An event on the tracepoint with this tracefs id, for one process (`pid` 0: for all); closed, it is gone. One event on
+/// one CPU is enough for all: a BPF program on a tracepoint event runs for every hit on every CPU.
+pub(crate) fn tracepoint(id: u64, pid: u32) -> io::Result<OwnedFd> {
+    let attr = Attr { kind: TYPE_TRACEPOINT, config: id, sample_period: 1, ..Attr::default() };
+    let (pid, cpu) = whom(pid);
+    open(attr, pid, cpu)
+}
+
+/// Attaches a program to an event on a tracepoint, a kprobe-type one to a traced uprobe; detached with the event.
+pub(crate) fn run_program(event: &OwnedFd, program: BorrowedFd<'_>) -> io::Result<()> {
+    enable(event)?;
+    set_program(event, program)
 }
 
 /// Lets the uprobe with this tracefs id fire in one more process (`pid` 0: in all), for the program that is attached to
 /// it already; taken back when the descriptor is closed.
 pub(crate) fn extend_to(id: u64, pid: u32) -> io::Result<OwnedFd> {
-    let attr = Attr { kind: TYPE_TRACEPOINT, config: id, sample_period: 1, ..Attr::default() };
-    let (pid, cpu) = whom(pid);
-    let event = open(attr, pid, cpu)?;
+    let event = tracepoint(id, pid)?;
     enable(&event)?;
     Ok(event)
 }
