@@ -21,6 +21,7 @@ pub mod writer;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use tokio::sync::watch;
@@ -39,8 +40,10 @@ pub const DEFAULT_SOCKET: &str = "/run/venturi/venturid.sock";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/venturi";
 /// Threads that wait for clients. The work of a question is done elsewhere.
 const API_THREADS: usize = 2;
-/// Questions to the store that run at once; each may hold a page of records.
-const QUESTION_THREADS: usize = 4;
+/// Questions to the store that run at once; each may hold a page of records. More than a wedged disk will hold up.
+const QUESTION_THREADS: usize = 16;
+/// How long a thread waits for the next question before it ends.
+const QUESTION_THREAD_IDLE: Duration = Duration::from_secs(5);
 
 /// The command line.
 #[derive(Clone, Debug, Default)]
@@ -127,6 +130,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(API_THREADS)
         .max_blocking_threads(QUESTION_THREADS)
+        .thread_keep_alive(QUESTION_THREAD_IDLE)
         .enable_all()
         .build()
         .context("starting the runtime")?;

@@ -149,14 +149,19 @@ pub async fn until_stopped<C: Send + 'static>(socket: Socket, running: Running<C
     let deadline = Instant::now() + GRACE;
     tracing::info!(lost = matches!(why, Why::CaptureLost), "stopping");
     let figures = Arc::clone(&writer.figures);
-    let drain =
-        tokio::task::spawn_blocking(move || (stop_capture(capture, deadline), writer.finish(deadline)));
-    match tokio::time::timeout_at(deadline.into(), drain).await {
-        Ok(Ok((true, true))) => {}
-        Ok(Err(error)) => tracing::error!(%error, "stopping capture failed"),
-        Ok(Ok(_)) | Err(_) => {
-            tracing::warn!(pending = figures.pending(), "not everything was stored in time")
-        }
+    // A thread of its own: those for questions may all be held up by a wedged disk.
+    let (done, drained) = tokio::sync::oneshot::channel();
+    let drain = move || {
+        let complete = stop_capture(capture, deadline) && writer.finish(deadline);
+        // Nobody listens any more once the grace is over.
+        let _ = done.send(complete);
+    };
+    std::thread::Builder::new()
+        .name("drain".into())
+        .spawn(drain)
+        .context("starting the thread that stops capture")?;
+    if !matches!(tokio::time::timeout_at(deadline.into(), drained).await, Ok(Ok(true))) {
+        tracing::warn!(pending = figures.pending(), "not everything was stored in time");
     }
     // Only now: watchers have been told of the last records.
     stop.send_replace(true);

@@ -38,9 +38,11 @@ use access::{Access, Peer, Principal, Refusal};
 const ERROR_DOMAIN: &str = "venturi";
 /// Questions of one connection that run at once.
 const STREAMS_MAX: u32 = 64;
-/// A question that takes longer has lost its asker; watches end when the daemon does.
+/// A question that takes longer has lost its asker. Watches are answered at once and last.
+const QUESTION_MAX: Duration = Duration::from_secs(30);
+/// Bytes of a question.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
-/// Ten thousand records of about 2 KiB.
+/// Bytes of an answer: a page of the largest records.
 const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What every service needs.
@@ -113,6 +115,7 @@ pub async fn serve(
         .max_encoding_message_size(RESPONSE_BYTES_MAX);
     Server::builder()
         .max_concurrent_streams(STREAMS_MAX)
+        .timeout(QUESTION_MAX)
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .add_service(health_service)
         .add_service(reflection().build_v1().context("building reflection")?)

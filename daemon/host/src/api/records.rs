@@ -11,11 +11,14 @@ use meter::record::RecordId;
 use proto::v1;
 use proto::v1::records_server::Records;
 use proto::v1::usage_service_server::UsageService;
-use store::{GroupKey, Kind, LIMIT_MAX, ListQuery, Page, ReadError, TenantReader, UsageQuery};
+use store::{GroupKey, Kind, ListQuery, Page, ReadError, TenantReader, UsageQuery};
 use tonic::{Request, Response, Status};
 
 use super::access::VerifiedTenant;
 use super::{Serving, convert, watch};
+
+/// Records of a page at most, about 2 MiB: a client that reads slowly holds no more. A larger limit is lowered to it.
+const PAGE_MAX: usize = 1_000;
 
 /// Implements `Records` and `UsageService`.
 #[derive(Clone, Debug)]
@@ -64,7 +67,7 @@ impl Listing<'_> {
                 None => return Err(Status::invalid_argument("cursor: not one that a list has returned")),
             },
         };
-        let limit = usize::try_from(self.limit).unwrap_or(LIMIT_MAX);
+        let limit = usize::try_from(self.limit).unwrap_or(PAGE_MAX).min(PAGE_MAX);
         Ok(ListQuery { kind: self.kind, since, until, after, limit, descending: self.descending })
     }
 }

@@ -80,10 +80,9 @@ fn providers(sections: Vec<Section>, problems: &mut Problems) -> Vec<UserProvide
     for mut section in sections {
         let name = section.required("name", problems);
         let hosts = section.texts("hosts", problems);
-        let dialect = section.text("dialect", problems);
         section.finish(problems);
         if let Some(name) = name {
-            providers.push(UserProvider { name, hosts, dialect });
+            providers.push(UserProvider { name, hosts, dialect: None });
         }
     }
     providers
