@@ -26,6 +26,12 @@ pub const SESSION_IDLE_NS: u64 = 30 * 60 * 1_000_000_000;
 /// Bytes kept of what is skipped while looking for the next message: a request line split by a chunk border.
 pub const RESYNC_TAIL_MAX: usize = 4096;
 
+/// Streams of one HTTP/2 connection that are followed at a time; servers allow 100 to 250.
+pub const STREAMS_MAX: usize = 256;
+
+/// Largest dynamic table of head fields that is kept; clients and servers use 4 to 64 KiB.
+pub const HPACK_TABLE_MAX: usize = 64 * 1024;
+
 /// Content codings stacked on one body.
 pub const CODINGS_MAX: usize = 3;
 

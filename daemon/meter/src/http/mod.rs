@@ -7,6 +7,8 @@
 pub mod body;
 pub mod eventstream;
 pub mod h1;
+pub mod h2;
+pub mod hpack;
 pub mod sse;
 
 use crate::exchange::Reason;
@@ -86,14 +88,16 @@ pub enum Protocol {
     Unknown(Detect),
     /// HTTP/1.x.
     Http1(Box<h1::Connection>),
+    /// HTTP/2.
+    Http2(Box<h2::Connection>),
     /// Nothing that is metered: every byte is lost for this reason.
     Unmetered(Reason),
 }
 
 impl Protocol {
-    /// A protocol to be found out. `joined_late` if bytes may have passed before.
-    pub fn new(joined_late: bool) -> Protocol {
-        Protocol::Unknown(Detect { joined_late, held: Vec::new() })
+    /// A protocol to be found out. `joined_late` if bytes may have passed before; `http2` if that is to be metered.
+    pub fn new(joined_late: bool, http2: bool) -> Protocol {
+        Protocol::Unknown(Detect { joined_late, http2, held: Vec::new() })
     }
 
     /// Takes the next piece of a direction. Returns the reason if the session has just turned out not to be metered.
@@ -114,6 +118,10 @@ impl Protocol {
                 }
                 return None;
             }
+            Protocol::Http2(connection) => {
+                connection.push(direction, piece, budget, tally, sink);
+                return None;
+            }
             Protocol::Unmetered(reason) => {
                 tally.lost.add(*reason, piece.len());
                 return None;
@@ -127,8 +135,22 @@ impl Protocol {
             }
             return None;
         }
-        let (held, joined_late) = (std::mem::take(&mut detect.held), detect.joined_late);
+        let (held, joined_late, http2) = (std::mem::take(&mut detect.held), detect.joined_late, detect.http2);
         let reason = match found {
+            Detected::Http2 if http2 => {
+                // Frames without preface are the middle of a connection, unless the server was quicker.
+                let bytes = match piece {
+                    Piece::Bytes(bytes) if direction == Direction::Sent => bytes,
+                    _ => &[],
+                };
+                let preface = held.iter().chain(bytes).take(h2::PREFACE.len()).eq(h2::PREFACE);
+                let late = joined_late && !preface;
+                let mut connection = Box::new(h2::Connection::new(late));
+                connection.push(Direction::Sent, Piece::Bytes(&held), budget, tally, sink);
+                connection.push(direction, piece, budget, tally, sink);
+                *self = Protocol::Http2(connection);
+                return None;
+            }
             Detected::Http2 => Reason::Http2,
             Detected::Neither => Reason::NotHttp,
             Detected::Http1 | Detected::More => {
@@ -148,6 +170,7 @@ impl Protocol {
     pub fn finish(&mut self, reason: Option<Reason>, tally: &mut Tally, sink: &mut impl Sink) {
         match self {
             Protocol::Http1(connection) => connection.finish(reason, tally, sink),
+            Protocol::Http2(connection) => connection.finish(reason, tally, sink),
             Protocol::Unmetered(_) => {}
             Protocol::Unknown(detect) => {
                 tally.lost.add(reason.unwrap_or(Reason::NotHttp), detect.held.len() as u64);
@@ -161,6 +184,7 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Detect {
     joined_late: bool,
+    http2: bool,
     held: Vec<u8>,
 }
 
@@ -172,9 +196,6 @@ enum Detected {
     Neither,
     More,
 }
-
-/// What a client sends first in HTTP/2.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Longest method of interest and its space.
 const METHOD_MAX: usize = 8;
@@ -196,7 +217,7 @@ impl Detect {
                 _ => Detected::Http1,
             };
         }
-        let mut first = [0; PREFACE.len()];
+        let mut first = [0; h2::PREFACE.len()];
         let mut len = 0;
         // Blank lines before a message are no part of it.
         let all = self.held.iter().chain(bytes).skip_while(|byte| matches!(byte, b'\r' | b'\n'));
@@ -205,11 +226,11 @@ impl Detect {
             len += 1;
         }
         let first = first.get(..len).unwrap_or_default();
-        if first.is_empty() && self.held.len() > PREFACE.len() {
+        if first.is_empty() && self.held.len() > h2::PREFACE.len() {
             return otherwise;
         }
-        if PREFACE.starts_with(first) {
-            return if first.len() == PREFACE.len() { Detected::Http2 } else { Detected::More };
+        if h2::PREFACE.starts_with(first) {
+            return if first.len() == h2::PREFACE.len() { Detected::Http2 } else { Detected::More };
         }
         let letters = first.iter().take_while(|byte| byte.is_ascii_uppercase()).count();
         match first.get(letters) {

@@ -115,10 +115,8 @@ impl Answer {
 
     /// Takes the next bytes, content codings undone.
     pub fn push(&mut self, bytes: &[u8], now: Moment) {
-        if let Form::Unknown = self.form {
-            if eventstream::may_begin(bytes) {
-                self.form = Form::Messages(Box::default());
-            }
+        if matches!(self.form, Form::Unknown) && eventstream::may_begin(bytes) {
+            self.form = Form::Messages(Box::default());
         }
         if let Form::Unknown = self.form {
             // A byte order mark may precede either form.

@@ -153,6 +153,18 @@ pub fn classify<'a>(provider: &str, method: &str, target: &'a str) -> Operation<
     }
 }
 
+/// What a request to `provider` of unknown path most likely is for.
+pub fn guess(provider: &str) -> Operation<'static> {
+    let dialect = match provider {
+        "anthropic" => &anthropic_messages::DIALECT,
+        "gemini" | "vertex" => &gemini::GENERATE,
+        "bedrock" => &bedrock::CONVERSE,
+        "cohere" => &cohere::DIALECT,
+        _ => &openai_chat::DIALECT,
+    };
+    Operation { name: "unknown", dialect: Some(dialect), inference: true, model: None, telling: false }
+}
+
 /// The path of a request target, without query and final slash.
 fn path_of(target: &str) -> &str {
     let path = target.split(['?', '#']).next().unwrap_or(target);

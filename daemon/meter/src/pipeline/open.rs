@@ -150,7 +150,7 @@ impl Open {
             exchange.requested_model = Some(model.clone());
         }
         exchange.dialect = dialect.map(|dialect| dialect.name);
-        let responded = exchange.status.is_some();
+        let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = &answer {
             usage = answer.usage(end == End::Complete);

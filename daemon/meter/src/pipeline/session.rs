@@ -11,7 +11,7 @@ use crate::exchange::{Exchange, IdentifiedBy, Reason, SessionId, Timing, Usage};
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
 use crate::limits::EXCHANGE_BYTES;
-use crate::llm::dialect::{Operation, classify};
+use crate::llm::dialect::{Operation, classify, guess};
 use crate::llm::headers;
 use crate::loss::Tally;
 use crate::time::Moment;
@@ -66,10 +66,11 @@ impl Session {
         process: ProcessKey,
         workload: Arc<Workload>,
         joined_late: bool,
+        http2: bool,
         now: Moment,
     ) -> Session {
         Session {
-            protocol: Protocol::new(joined_late),
+            protocol: Protocol::new(joined_late, http2),
             sent: Stream::default(),
             received: Stream::default(),
             tally: Tally::default(),
@@ -392,7 +393,11 @@ impl Sink for Meter<'_> {
             self.state.name_by_header(authority, head.method, head.target, self.shared);
         }
         let Naming::Provider(provider) = &self.state.naming else { return };
-        let operation = classify(provider, head.method, head.target);
+        let operation = match head.target {
+            // Its head could not be decoded: what the provider's answers look like is known nevertheless.
+            "" => guess(provider),
+            target => classify(provider, head.method, target),
+        };
         let mut exchange = self.state.blank(self.now);
         exchange.operation = operation.name;
         exchange.inference = operation.inference;
@@ -437,7 +442,7 @@ impl Sink for Meter<'_> {
         let (budget, now) = (&self.shared.budget, self.now);
         if let Some(open) = self.state.find(key) {
             let exchange = open.exchange_mut();
-            exchange.status = Some(head.status);
+            exchange.status = (head.status != 0).then_some(head.status);
             exchange.response_bytes = Some(0);
             headers::of_response(head.headers, exchange);
             if head.status == 101 {

@@ -3,6 +3,7 @@
 mod answers;
 mod harness;
 mod http1;
+mod http2;
 mod laws;
 mod replay;
 mod sessions;

@@ -20,7 +20,18 @@ pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     let (sent, received) = (request(line), response(line));
     let mut random = Random::new(&line.id);
     let cut = Pieces { sent: random.cut(&sent), received: random.cut(&received) };
-    vec![("h1", Some(Pieces { sent: vec![sent], received: vec![received] })), ("h1-cut", Some(cut))]
+    let (sent2, received2) = (frames(&mut random, &request_fields(line), &line.request_body, true), {
+        let body =
+            if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
+        frames(&mut random, &response_fields(line), body, false)
+    });
+    let cut2 = Pieces { sent: random.cut(&sent2), received: random.cut(&received2) };
+    vec![
+        ("h1", Some(Pieces { sent: vec![sent], received: vec![received] })),
+        ("h1-cut", Some(cut)),
+        ("h2", Some(Pieces { sent: vec![sent2], received: vec![received2] })),
+        ("h2-cut", Some(cut2)),
+    ]
 }
 
 /// Scheme, authority and target of the URL.
@@ -92,6 +103,110 @@ fn put_fields(bytes: &mut Vec<u8>, fields: &[(String, String)], skipped: &[&str]
 fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
     let value = value.replace(['\r', '\n'], " ");
     bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
+}
+
+fn is_bodiless(line: &Line) -> bool {
+    line.method == "HEAD" || matches!(line.status, 204 | 304)
+}
+
+fn request_fields(line: &Line) -> Vec<(String, String)> {
+    let (authority, target) = authority_and_target(&line.url);
+    let target = target.split('#').next().unwrap_or("/").replace(' ', "%20");
+    let mut fields = vec![
+        (":method".to_owned(), line.method.clone()),
+        (":scheme".to_owned(), "https".to_owned()),
+        (":authority".to_owned(), authority.to_owned()),
+        (":path".to_owned(), if target.starts_with('/') { target } else { format!("/{target}") }),
+    ];
+    add_fields(&mut fields, &line.request_headers, true);
+    fields
+}
+
+fn response_fields(line: &Line) -> Vec<(String, String)> {
+    let mut fields = vec![(":status".to_owned(), line.status.to_string())];
+    add_fields(&mut fields, &line.response_headers, line.wire_body.is_none());
+    fields
+}
+
+fn add_fields(fields: &mut Vec<(String, String)>, recorded: &[(String, String)], undone: bool) {
+    for (name, value) in recorded {
+        let name = name.to_ascii_lowercase();
+        let framing =
+            ["host", "content-length", "transfer-encoding", "connection", "expect"].contains(&name.as_str());
+        if !name.starts_with(':') && !framing && !(undone && name == "content-encoding") {
+            fields.push((name, value.replace(['\r', '\n'], " ")));
+        }
+    }
+}
+
+/// One direction of a connection with one stream: settings, a head block in one frame or several, padded and plain
+/// data, and what else may stand between.
+fn frames(random: &mut Random, fields: &[(String, String)], body: &[u8], client: bool) -> Vec<u8> {
+    let mut bytes = if client { b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec() } else { Vec::new() };
+    frame(&mut bytes, 4, 0, 0, &[0, 3, 0, 0, 0, 100]);
+    frame(&mut bytes, 8, 0, 0, &[0, 1, 0, 0]);
+    let mut block = Vec::new();
+    for (at, (name, value)) in fields.iter().enumerate() {
+        // With and without an entry in the table; the first may repeat what the table has.
+        block.push(if at % 2 == 0 { 0x40 } else { 0x00 });
+        for text in [name, value] {
+            integer(&mut block, 7, text.len());
+            block.extend_from_slice(text.as_bytes());
+        }
+        if at % 2 == 0 && at > 0 && !name.starts_with(':') {
+            // The same field once more, by its place in the table.
+            block.push(0x80 | 62);
+        }
+    }
+    let split = if random.below(2) == 0 { block.len() } else { random.below(block.len()) };
+    let (first, second) = block.split_at(split);
+    let end = u8::from(body.is_empty());
+    if second.is_empty() {
+        frame(&mut bytes, 1, end | 4, 1, first);
+    } else {
+        let padded = [&[3, 0, 0, 0, 0, 7], first, &[0; 3]].concat();
+        frame(&mut bytes, 1, end | 8 | 0x20, 1, &padded);
+        frame(&mut bytes, 9, 4, 1, second);
+    }
+    let mut rest = body;
+    while !rest.is_empty() {
+        let (part, later) = rest.split_at((1 + random.below(8000)).min(rest.len()));
+        let end = u8::from(later.is_empty());
+        if random.below(3) == 0 {
+            let padding = random.below(200);
+            let padded = [&[u8::try_from(padding).unwrap_or(0)], part, &vec![0; padding]].concat();
+            frame(&mut bytes, 0, end | 8, 1, &padded);
+            frame(&mut bytes, 6, 0, 0, &[0; 8]);
+        } else {
+            frame(&mut bytes, 0, end, 1, part);
+        }
+        rest = later;
+    }
+    frame(&mut bytes, 4, 1, 0, &[]);
+    bytes
+}
+
+fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    let [_, length @ ..] = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
+    bytes.extend_from_slice(&length);
+    bytes.extend_from_slice(&[kind, flags]);
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+}
+
+fn integer(bytes: &mut Vec<u8>, prefix: u32, value: usize) {
+    let most = (1usize << prefix) - 1;
+    if value < most {
+        bytes.push(u8::try_from(value).unwrap_or(0));
+        return;
+    }
+    bytes.push(u8::try_from(most).unwrap_or(0));
+    let mut rest = value - most;
+    while rest >= 0x80 {
+        bytes.push(u8::try_from(rest & 0x7f).unwrap_or(0) | 0x80);
+        rest >>= 7;
+    }
+    bytes.push(u8::try_from(rest).unwrap_or(0));
 }
 
 /// Numbers that depend on the exchange's id alone (xorshift).

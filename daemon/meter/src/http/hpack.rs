@@ -1,0 +1,391 @@
+//! HPACK (RFC 7541), the decoding side.
+//!
+//! A connection joined late, or one with a hole in its head blocks, lacks entries of the dynamic table. Entries added
+//! after that have their right positions, because positions count from the newest; what is older cannot be known, and a
+//! field that refers to it is left out. Entries may be credentials and are zeroized.
+
+use std::collections::VecDeque;
+use std::sync::OnceLock;
+
+use zeroize::Zeroizing;
+
+use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HPACK_TABLE_MAX};
+
+/// A name or value.
+type Text = Zeroizing<Vec<u8>>;
+
+/// The dynamic table of one direction.
+pub struct Decoder {
+    /// Newest first.
+    entries: VecDeque<(Text, Text)>,
+    size: usize,
+    /// Size in force, chosen by the encoder.
+    capacity: usize,
+}
+
+impl std::fmt::Debug for Decoder {
+    /// Its size only: entries may be credentials.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Decoder").field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// The fields of one head block.
+#[derive(Default)]
+pub struct Fields {
+    /// Names and values, in order.
+    pub list: Vec<(Text, Text)>,
+    /// Fields that referred to what was never seen.
+    pub unknown: usize,
+}
+
+/// A head block that is not HPACK, or larger than any: what follows on the connection cannot be decoded either.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Broken;
+
+/// What an entry costs beside its bytes.
+const OVERHEAD: usize = 32;
+
+/// Size of the table before anything is said.
+const CAPACITY: usize = 4096;
+
+impl Default for Decoder {
+    fn default() -> Decoder {
+        Decoder { entries: VecDeque::new(), size: 0, capacity: CAPACITY }
+    }
+}
+
+impl Decoder {
+    /// Head blocks are missing here: what is known loses its position.
+    pub fn forget(&mut self) {
+        self.entries.clear();
+        self.size = 0;
+    }
+
+    /// Decodes a whole head block.
+    ///
+    /// # Errors
+    /// The block is broken or too large.
+    pub fn decode(&mut self, mut block: &[u8]) -> Result<Fields, Broken> {
+        let mut fields = Fields::default();
+        let mut total = 0usize;
+        while let Some(first) = block.first().copied() {
+            let field = match first {
+                0x80.. => {
+                    let index = integer(&mut block, 7)?;
+                    self.lookup(index)?
+                }
+                0x40..=0x7f => {
+                    let (name, value) = self.literal(&mut block, 6)?;
+                    let name = name.map(|name| {
+                        self.insert(name.clone(), value.clone());
+                        (name, value.clone())
+                    });
+                    if name.is_none() {
+                        // It takes its place although its name is not known.
+                        self.insert(Text::default(), value);
+                    }
+                    name
+                }
+                0x20..=0x3f => {
+                    let capacity = integer(&mut block, 5)?;
+                    if capacity > HPACK_TABLE_MAX {
+                        return Err(Broken);
+                    }
+                    self.capacity = capacity;
+                    self.evict(0);
+                    continue;
+                }
+                _ => {
+                    let (name, value) = self.literal(&mut block, 4)?;
+                    name.map(|name| (name, value))
+                }
+            };
+            match field {
+                Some((name, _)) if name.is_empty() => fields.unknown += 1,
+                Some((name, value)) => {
+                    total = total.saturating_add(name.len()).saturating_add(value.len());
+                    if total > HEAD_BYTES_MAX || fields.list.len() >= HEADERS_MAX {
+                        return Err(Broken);
+                    }
+                    fields.list.push((name, value));
+                }
+                None => fields.unknown += 1,
+            }
+        }
+        Ok(fields)
+    }
+
+    fn literal(&self, block: &mut &[u8], prefix: u32) -> Result<(Option<Text>, Text), Broken> {
+        let index = integer(block, prefix)?;
+        let name = match index {
+            0 => Some(text(block)?),
+            _ => self.lookup(index)?.map(|(name, _)| name).filter(|name| !name.is_empty()),
+        };
+        Ok((name, text(block)?))
+    }
+
+    /// The entry at `index`; `None` for one that was never seen.
+    fn lookup(&self, index: usize) -> Result<Option<(Text, Text)>, Broken> {
+        let own = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+        let at = index.checked_sub(1).ok_or(Broken)?;
+        match STATIC.get(at) {
+            Some((name, value)) => Ok(Some((own(name), own(value)))),
+            None => Ok(self.entries.get(at - STATIC.len()).cloned()),
+        }
+    }
+
+    fn insert(&mut self, name: Text, value: Text) {
+        let size = name.len() + value.len() + OVERHEAD;
+        self.evict(size);
+        if size <= self.capacity {
+            self.size += size;
+            self.entries.push_front((name, value));
+        }
+    }
+
+    /// Makes room for `size`.
+    fn evict(&mut self, size: usize) {
+        while self.size + size > self.capacity
+            && let Some((name, value)) = self.entries.pop_back()
+        {
+            self.size = self.size.saturating_sub(name.len() + value.len() + OVERHEAD);
+        }
+    }
+}
+
+/// An integer whose first `prefix` bits stand in the first byte.
+fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, Broken> {
+    let (first, mut rest) = block.split_first().ok_or(Broken)?;
+    let mask = (1usize << prefix) - 1;
+    let mut value = usize::from(*first) & mask;
+    if value == mask {
+        for shift in (0..28).step_by(7) {
+            let (byte, after) = rest.split_first().ok_or(Broken)?;
+            rest = after;
+            value += (usize::from(*byte) & 0x7f) << shift;
+            if byte & 0x80 == 0 {
+                *block = rest;
+                return Ok(value);
+            }
+        }
+        return Err(Broken);
+    }
+    *block = rest;
+    Ok(value)
+}
+
+fn text(block: &mut &[u8]) -> Result<Text, Broken> {
+    let packed = block.first().is_some_and(|first| first & 0x80 != 0);
+    let len = integer(block, 7)?;
+    let (bytes, rest) = block.split_at_checked(len).ok_or(Broken)?;
+    *block = rest;
+    if packed { huffman(bytes) } else { Ok(Zeroizing::new(bytes.to_vec())) }
+}
+
+/// Canonical code: for each length, the first code, the first position in the order of symbols, and how many.
+struct Code {
+    first: [u32; 31],
+    start: [u16; 31],
+    count: [u16; 31],
+    symbols: Vec<u8>,
+}
+
+fn code() -> &'static Code {
+    static CODE: OnceLock<Code> = OnceLock::new();
+    CODE.get_or_init(|| {
+        let mut made = Code { first: [0; 31], start: [0; 31], count: [0; 31], symbols: Vec::new() };
+        let mut next = 0u32;
+        for bits in 1..=30u8 {
+            next <<= 1;
+            let at = usize::from(bits);
+            let before = made.symbols.len();
+            let symbols = (0..=u8::MAX).zip(LENGTHS).filter(|(_, length)| *length == bits);
+            made.symbols.extend(symbols.map(|(symbol, _)| symbol));
+            let count = made.symbols.len() - before;
+            if let (Some(first), Some(start), Some(slot)) =
+                (made.first.get_mut(at), made.start.get_mut(at), made.count.get_mut(at))
+            {
+                *first = next;
+                *start = u16::try_from(before).unwrap_or(0);
+                *slot = u16::try_from(count).unwrap_or(0);
+            }
+            next += u32::try_from(count).unwrap_or(0);
+        }
+        made
+    })
+}
+
+fn huffman(bytes: &[u8]) -> Result<Text, Broken> {
+    let code = code();
+    // The shortest code has five bits: no growth by reallocation, which would leave copies behind.
+    let mut made = Zeroizing::new(Vec::with_capacity(bytes.len() * 8 / 5 + 1));
+    let (mut value, mut bits) = (0u32, 0usize);
+    for byte in bytes {
+        for shift in (0..8).rev() {
+            value = value << 1 | u32::from(byte >> shift & 1);
+            bits += 1;
+            let (Some(first), Some(start), Some(count)) =
+                (code.first.get(bits), code.start.get(bits), code.count.get(bits))
+            else {
+                return Err(Broken);
+            };
+            if let Some(offset) = value.checked_sub(*first)
+                && offset < u32::from(*count)
+            {
+                let at = usize::from(*start) + usize::try_from(offset).unwrap_or(0);
+                made.push(*code.symbols.get(at).ok_or(Broken)?);
+                (value, bits) = (0, 0);
+            }
+        }
+    }
+    // Padding is less than a byte of ones.
+    if bits < 8 && value == (1 << bits) - 1 { Ok(made) } else { Err(Broken) }
+}
+
+/// Lengths of the codes of RFC 7541, appendix B; the code is canonical, so they are all there is to know.
+const LENGTHS: [u8; 256] = [
+    13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28,
+    28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6,
+    6, 6, 7, 8, 15, 6, 12, 10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7,
+    8, 13, 19, 13, 14, 6, 15, 5, 6, 5, 6, 5, 6, 6, 6, 5, 7, 7, 6, 6, 6, 5, 6, 7, 6, 5, 5, 6, 7, 7, 7, 7, 7,
+    15, 11, 14, 13, 28, 20, 22, 20, 20, 22, 22, 22, 23, 22, 23, 23, 23, 23, 23, 24, 23, 24, 24, 22, 23, 24,
+    23, 23, 23, 23, 21, 22, 23, 22, 23, 23, 24, 22, 21, 20, 22, 22, 23, 23, 21, 23, 22, 22, 24, 21, 22, 23,
+    23, 21, 21, 22, 21, 23, 22, 23, 23, 20, 22, 22, 22, 23, 22, 22, 23, 26, 26, 20, 19, 22, 23, 22, 25, 26,
+    26, 26, 27, 27, 26, 24, 25, 19, 21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28, 27, 27, 27, 20, 24, 20,
+    21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27,
+    27, 27, 26,
+];
+
+/// RFC 7541, appendix A.
+const STATIC: [(&str, &str); 61] = [
+    (":authority", ""),
+    (":method", "GET"),
+    (":method", "POST"),
+    (":path", "/"),
+    (":path", "/index.html"),
+    (":scheme", "http"),
+    (":scheme", "https"),
+    (":status", "200"),
+    (":status", "204"),
+    (":status", "206"),
+    (":status", "304"),
+    (":status", "400"),
+    (":status", "404"),
+    (":status", "500"),
+    ("accept-charset", ""),
+    ("accept-encoding", "gzip, deflate"),
+    ("accept-language", ""),
+    ("accept-ranges", ""),
+    ("accept", ""),
+    ("access-control-allow-origin", ""),
+    ("age", ""),
+    ("allow", ""),
+    ("authorization", ""),
+    ("cache-control", ""),
+    ("content-disposition", ""),
+    ("content-encoding", ""),
+    ("content-language", ""),
+    ("content-length", ""),
+    ("content-location", ""),
+    ("content-range", ""),
+    ("content-type", ""),
+    ("cookie", ""),
+    ("date", ""),
+    ("etag", ""),
+    ("expect", ""),
+    ("expires", ""),
+    ("from", ""),
+    ("host", ""),
+    ("if-match", ""),
+    ("if-modified-since", ""),
+    ("if-none-match", ""),
+    ("if-range", ""),
+    ("if-unmodified-since", ""),
+    ("last-modified", ""),
+    ("link", ""),
+    ("location", ""),
+    ("max-forwards", ""),
+    ("proxy-authenticate", ""),
+    ("proxy-authorization", ""),
+    ("range", ""),
+    ("referer", ""),
+    ("refresh", ""),
+    ("retry-after", ""),
+    ("server", ""),
+    ("set-cookie", ""),
+    ("strict-transport-security", ""),
+    ("transfer-encoding", ""),
+    ("user-agent", ""),
+    ("vary", ""),
+    ("via", ""),
+    ("www-authenticate", ""),
+];
+
+#[cfg(test)]
+mod tests {
+    use super::Decoder;
+
+    fn hex(text: &str) -> Vec<u8> {
+        let digits: Vec<u8> = text.bytes().filter(|byte| byte.is_ascii_hexdigit()).collect();
+        let digit =
+            |byte: u8| (byte as char).to_digit(16).and_then(|digit| u8::try_from(digit).ok()).unwrap_or(0);
+        digits.chunks(2).map(|pair| digit(pair[0]) << 4 | digit(pair[1])).collect()
+    }
+
+    /// Decodes blocks one after the other; `name: value` of the last.
+    fn check(blocks: &[&str], expected: &[&str]) {
+        let mut decoder = Decoder::default();
+        let mut seen = Vec::new();
+        for block in blocks {
+            let fields = decoder.decode(&hex(block)).unwrap_or_else(|_| panic!("{block}"));
+            assert_eq!(fields.unknown, 0, "{block}");
+            seen = fields
+                .list
+                .iter()
+                .map(|(name, value)| {
+                    format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
+                })
+                .collect();
+        }
+        assert_eq!(seen, expected);
+    }
+
+    #[test]
+    fn the_examples_of_the_standard_decode() {
+        // RFC 7541 C.3 and C.4: requests on one connection, plain and packed.
+        let last = [
+            ":method: GET",
+            ":scheme: https",
+            ":path: /index.html",
+            ":authority: www.example.com",
+            "custom-key: custom-value",
+        ];
+        check(
+            &[
+                "8286 8441 0f77 7777 2e65 7861 6d70 6c65 2e63 6f6d",
+                "8286 84be 5808 6e6f 2d63 6163 6865",
+                "8287 85bf 400a 6375 7374 6f6d 2d6b 6579 0c63 7573 746f 6d2d 7661 6c75 65",
+            ],
+            &last,
+        );
+        check(
+            &[
+                "8286 8441 8cf1 e3c2 e5f2 3a6b a0ab 90f4 ff",
+                "8286 84be 5886 a8eb 1064 9cbf",
+                "8287 85bf 4088 25a8 49e9 5ba9 7d7f 8925 a849 e95b b8e8 b4bf",
+            ],
+            &last,
+        );
+    }
+
+    #[test]
+    fn what_was_never_seen_is_left_out() {
+        let mut decoder = Decoder::default();
+        let fields = decoder.decode(&hex("82 c5 be")).unwrap_or_default();
+        assert_eq!((fields.list.len(), fields.unknown), (1, 2));
+        for broken in ["80", "ff ff ff ff ff ff", "40 05 61", "00 81 00 00", "3f ff ff 7f"] {
+            assert!(Decoder::default().decode(&hex(broken)).is_err(), "{broken}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! HTTP/2: frames, head blocks and streams, as a table of scripts.
+
+use meter::exchange::Reason;
+use meter::pipeline::Direction::{Received, Sent};
+
+use crate::harness::{Driver, Outcome, tokens};
+
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = (payload.len() as u32).to_be_bytes()[1..].to_vec();
+    bytes.extend_from_slice(&[kind, flags]);
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
+    bytes
+}
+
+/// Fields as literals that enter the table.
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for (name, value) in fields {
+        bytes.push(0x40);
+        for text in [name, value] {
+            bytes.push(text.len() as u8);
+            bytes.extend_from_slice(text.as_bytes());
+        }
+    }
+    bytes
+}
+
+fn ask(stream: u32) -> Vec<u8> {
+    let head =
+        block(&[(":method", "POST"), (":path", "/v1/chat/completions"), (":authority", "api.openai.com")]);
+    [frame(1, 4, stream, &head), frame(0, 1, stream, b"{\"model\":\"m\"}")].concat()
+}
+
+/// The same with every field taken from the table of an earlier [`ask`].
+fn ask_again(stream: u32) -> Vec<u8> {
+    [frame(1, 4, stream, &[0x80 | 64, 0x80 | 63, 0x80 | 62]), frame(0, 1, stream, b"{\"model\":\"m\"}")]
+        .concat()
+}
+
+fn usage(input: u64) -> String {
+    format!("{{\"model\":\"m\",\"usage\":{{\"prompt_tokens\":{input},\"completion_tokens\":2}}}}")
+}
+
+fn head(stream: u32) -> Vec<u8> {
+    frame(1, 4, stream, &[0x88])
+}
+
+fn reply(stream: u32, input: u64) -> Vec<u8> {
+    [head(stream), frame(0, 1, stream, usage(input).as_bytes())].concat()
+}
+
+enum Do {
+    Sent(Vec<u8>),
+    Received(Vec<u8>),
+    Lose(meter::pipeline::Direction, u64),
+}
+
+fn run(script: &[Do], late: bool, cut: usize) -> (Outcome, u64) {
+    let mut driver = Driver::http2(late);
+    for step in script {
+        match step {
+            Do::Sent(bytes) => bytes.chunks(cut).for_each(|piece| driver.sent(piece)),
+            Do::Received(bytes) => bytes.chunks(cut).for_each(|piece| driver.received(piece)),
+            Do::Lose(direction, bytes) => driver.gap(*direction, *bytes),
+        }
+    }
+    driver.close();
+    (driver.outcome(), driver.moved())
+}
+
+fn seen(outcome: &Outcome) -> Vec<String> {
+    let mut seen: Vec<String> = outcome
+        .exchanges
+        .iter()
+        .map(|exchange| {
+            let status = exchange.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
+            format!("{status} {} {}", tokens(exchange), exchange.reason.map_or("ok", Reason::as_str))
+        })
+        .collect();
+    seen.sort();
+    seen
+}
+
+#[test]
+fn streams_become_exchanges_wherever_they_are_cut() {
+    let settings = frame(4, 0, 0, &[]);
+    let begin = Do::Sent([PREFACE, &settings, &ask(1)].concat());
+    let body = usage(1);
+    let (first, second) = body.split_at(20);
+    for (name, script, expected) in [
+        (
+            "one",
+            vec![begin, Do::Received([settings.clone(), reply(1, 1)].concat())],
+            vec!["200 1,2,-,-,- ok"],
+        ),
+        (
+            "interleaved, by the table",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Received(
+                    [
+                        head(3),
+                        head(1),
+                        frame(0, 0, 1, first.as_bytes()),
+                        frame(0, 1, 3, usage(3).as_bytes()),
+                        frame(0, 1, 1, second.as_bytes()),
+                    ]
+                    .concat(),
+                ),
+            ],
+            vec!["200 1,2,-,-,- ok", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "padding, priority, continuation, interim, trailers, unknown frames",
+            vec![
+                Do::Sent([PREFACE, &ask(1)].concat()),
+                Do::Received(
+                    [
+                        frame(1, 4, 1, &block(&[(":status", "103")])),
+                        frame(1, 8 | 0x20, 1, &[2, 0, 0, 0, 0, 9, 0x88, 0x40, 1, 0, 0]),
+                        frame(9, 0, 1, b"x"),
+                        frame(9, 4, 1, &[1, b'y']),
+                        frame(0x42, 0xff, 0, b"whatever"),
+                        frame(0, 8, 1, &[&[5], first.as_bytes(), &[0; 5]].concat()),
+                        frame(0, 8, 1, &[3, 0, 0, 0]),
+                        frame(0, 0, 1, second.as_bytes()),
+                        frame(1, 5, 1, &block(&[("grpc-status", "0")])),
+                    ]
+                    .concat(),
+                ),
+            ],
+            vec!["200 1,2,-,-,- ok"],
+        ),
+        (
+            "push is passed over, its head is not",
+            vec![
+                Do::Sent([PREFACE, &ask(1)].concat()),
+                Do::Received(
+                    [
+                        frame(5, 4, 1, &[&[0, 0, 0, 2], block(&[("a", "b")]).as_slice()].concat()),
+                        frame(1, 4, 2, &[0x88]),
+                        frame(0, 1, 2, usage(9).as_bytes()),
+                        reply(1, 1),
+                    ]
+                    .concat(),
+                ),
+            ],
+            vec!["200 1,2,-,-,- ok"],
+        ),
+        (
+            "reset",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3), &frame(3, 0, 1, &[0, 0, 0, 8])].concat()),
+                Do::Received([frame(3, 0, 3, &[0; 4]), frame(7, 0, 0, &[0; 8])].concat()),
+            ],
+            vec!["- -,-,-,-,- no_response", "- -,-,-,-,- no_response"],
+        ),
+        (
+            "broken off",
+            vec![
+                Do::Sent([PREFACE, &ask(1)].concat()),
+                Do::Received([head(1), frame(0, 0, 1, first.as_bytes())].concat()),
+            ],
+            vec!["200 -,-,-,-,- interrupted"],
+        ),
+    ] {
+        for cut in [usize::MAX, 1, 7] {
+            let (outcome, moved) = run(&script, false, cut.min(1 << 20));
+            // A pushed response has no request of its own: told, never counted.
+            let found: Vec<String> =
+                seen(&outcome).into_iter().filter(|line| !line.contains("late_attach")).collect();
+            assert_eq!(found, expected, "{name}, cut {cut}");
+            assert!(outcome.lost_bytes() < moved, "{name}");
+        }
+    }
+}
+
+#[test]
+fn holes_stay_with_their_stream() {
+    let body = usage(1);
+    let answer = reply(1, 1);
+    let data = head(1).len() + 9;
+    for (name, script, expected) in [
+        (
+            "inside data",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Received(answer[..data + 10].to_vec()),
+                Do::Lose(Received, 5),
+                Do::Received([&answer[data + 15..], &reply(3, 3)].concat()),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "exactly the data",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Received(answer[..data].to_vec()),
+                Do::Lose(Received, body.len() as u64),
+                Do::Received(reply(3, 3)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "across frames: back at the next write",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Received(answer[..data + 10].to_vec()),
+                Do::Lose(Received, 500),
+                Do::Received(reply(3, 3)),
+            ],
+            vec!["200 -,-,-,-,- gap", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "a request head: answers are read without it",
+            vec![
+                Do::Sent([PREFACE, &ask(1)].concat()),
+                Do::Received(reply(1, 1)),
+                Do::Sent(ask(3)[..12].to_vec()),
+                Do::Lose(Sent, 300),
+                Do::Sent(ask(5)),
+                Do::Received(reply(5, 5)),
+            ],
+            vec!["200 1,2,-,-,- ok", "200 5,2,-,-,- ok"],
+        ),
+    ] {
+        let (outcome, _) = run(&script, false, 1 << 20);
+        assert_eq!(seen(&outcome), expected, "{name}: {:?}", outcome.lost);
+        assert!(outcome.lost.iter().any(|(reason, _)| *reason == Reason::Gap), "{name}");
+    }
+}
+
+#[test]
+fn a_connection_joined_late_is_read_from_the_next_frame() {
+    // The table is unknown: the path cannot be told, the usage can.
+    let script =
+        [Do::Sent(ask_again(9)), Do::Received(b"rest of a frame".to_vec()), Do::Received(reply(9, 7))];
+    let (outcome, _) = run(&script, true, 1 << 20);
+    let found = seen(&outcome);
+    assert_eq!(found, ["200 7,2,-,-,- ok"], "{:?}", outcome.lost);
+    assert_eq!(outcome.one().operation, "unknown");
+    assert_eq!(outcome.one().requested_model.as_deref(), Some("m"));
+}
