@@ -69,8 +69,11 @@ impl Planner {
             self.want_on_suspicion(key.pid, at, now);
         }
         self.scan_at_connect(key.pid);
-        // After what arms: finding out who it is takes longer than a client has until its first write.
-        self.out.push(Command::Resolve(key, Box::new(connect.task)));
+        // After what arms: finding out who it is takes longer than a client has until its first write. And not for the
+        // many that have nothing to do with a provider.
+        if named || self.processes.get(&key.pid).is_some_and(|process| process.wanted) {
+            self.out.push(Command::Resolve(key, Box::new(connect.task)));
+        }
         if !named {
             self.tap_at_connect(flow_key, executable, now);
         }
@@ -300,7 +303,10 @@ impl Planner {
                 session.flow = None;
             }
         }
-        let Some(host) = flow.host.clone().filter(|host| self.directory.lookup(&host.host).is_some()) else {
+        let known = |host: &HostEvidence| {
+            self.directory.lookup(&host.host).is_some() && !self.is_refuted(&flow, host)
+        };
+        let Some(host) = flow.host.clone().filter(known) else {
             self.out.push(Command::Count(Tally::FlowsOther));
             return;
         };
@@ -327,6 +333,13 @@ impl Planner {
         self.out.push(Command::Count(Tally::FlowsRecorded));
         let started = if flow.found { now } else { flow.connected };
         self.out.push(Command::Flow { process: flow.process, flow: Box::new(record), started });
+    }
+
+    /// An address is shared by many hosts. In a process whose TLS library was watched from before the connection on, a
+    /// connection to the provider would have a session with its name: without one it went elsewhere.
+    fn is_refuted(&self, flow: &FlowState, host: &HostEvidence) -> bool {
+        let watched = self.armed_at(flow.process).is_some_and(|armed| armed <= flow.connected);
+        host.identified_by == IdentifiedBy::Getaddrinfo && flow.session.is_none() && watched
     }
 
     /// The rule of missed calls.

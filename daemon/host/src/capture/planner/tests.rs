@@ -408,6 +408,15 @@ fn a_session_without_a_connection_is_judged_by_itself() {
 }
 
 #[test]
+fn a_connection_to_a_shared_address_is_no_call_of_a_watched_process() {
+    let mut world = world();
+    world.at(100, lookup(100, 7, true)).at(120, connect(120, 7, 1, 443)).at(121, named(121, 7, 9));
+    world.at(130, content(7, 9, 121, Direction::Sent, true)).at(140, connect(140, 7, 2, 443));
+    world.at(150, closed(150, 7, 2, 5_000, true)).at(160, closed(160, 7, 1, 2_000, true));
+    world.check(&["missed", "flow"], &["flow 7 openai captured"]);
+}
+
+#[test]
 fn a_refused_connection_gives_its_session_to_the_next_one() {
     let mut world = world();
     world.attach_ms = 1_000;
