@@ -155,7 +155,7 @@ impl Planner {
             return false;
         }
         let covered = Covered::Nothing;
-        let session = Session { process, host, named_at, flow: None, opened: false, covered, metadata: None };
+        let session = Session { process, host, named_at, flow: None, opened: false, covered };
         self.sessions.insert(identity, session);
         true
     }
@@ -222,15 +222,18 @@ impl Planner {
         }
         if let Some(flow) = session.flow.and_then(|flow| self.flows.get_mut(&flow)) {
             flow.session_sent = bytes.map(|(sent, _)| sent);
-            return;
         }
-        // A connection that is over has judged the call; without one the session's own content must do.
-        let alone = session.flow.is_none();
-        let Some(host) = session.host.filter(|_| alone) else { return };
-        let unseen = session.covered == Covered::Nothing;
-        let armed_in_time = self.armed_at(session.process).is_some_and(|armed| armed <= session.named_at);
-        if unseen && !armed_in_time {
-            self.missed(session.process, host, session.named_at);
+        // A connection judges the call at its end; without one the session's own content must do.
+        let alone = session.host.clone().filter(|_| session.flow.is_none());
+        if let Some(host) = alone {
+            let armed_in_time = self.armed_at(session.process).is_some_and(|armed| armed <= session.named_at);
+            if session.covered == Covered::Nothing && !armed_in_time {
+                self.missed(session.process, host, session.named_at);
+            }
+        }
+        self.ended.push_back((identity, session));
+        if self.ended.len() > ENDED_MAX {
+            self.ended.pop_front();
         }
     }
 
@@ -296,7 +299,7 @@ impl Planner {
         let Some(flow) = self.flows.remove(&key) else { return };
         self.tap.flow_ended(key);
         let session = flow.session.and_then(|identity| self.sessions.get_mut(&identity));
-        let metadata = session.as_ref().and_then(|session| session.metadata);
+        let metadata = flow.metadata;
         if !flow.established {
             // The client tries its next address: the session waits for that connection.
             if let Some(session) = session {
@@ -402,26 +405,32 @@ impl Planner {
     pub(super) fn decided(&mut self, decision: Decision) {
         use abi::control::Verdict;
         let Decision { identity, verdict } = decision;
-        let Some(session) = self.sessions.get_mut(&identity) else { return };
+        let ended = self.ended.iter().rev().find(|(other, _)| *other == identity).map(|(_, session)| session);
+        let Some(session) = self.sessions.get(&identity).or(ended) else { return };
+        let (pid, flow, host) = (session.process.pid, session.flow, session.host.clone());
+        let lives = self.sessions.contains_key(&identity);
         let kernel = match verdict {
             SessionVerdict::Capture => Verdict::Ai,
             SessionVerdict::Ignore => Verdict::NotAi,
-            SessionVerdict::MetadataOnly(reason) => {
-                session.metadata = Some(reason);
-                let pid = session.process.pid;
-                let host = session.host.as_ref().map(|host| Arc::clone(&host.host));
-                if let (Some(host), Some(process)) = (host, self.processes.get_mut(&pid))
-                    && let Some(state) = process.hosts.get_mut(&host)
-                {
-                    state.metadata = Some(reason);
-                    state.captured = false;
-                    self.rows_changed = true;
-                }
-                Verdict::MetadataOnly
-            }
+            SessionVerdict::MetadataOnly(_) => Verdict::MetadataOnly,
         };
-        self.out.push(Command::Verdict(identity, kernel));
-        if kernel == Verdict::NotAi {
+        if let SessionVerdict::MetadataOnly(reason) = verdict {
+            if let Some(flow) = flow.and_then(|flow| self.flows.get_mut(&flow)) {
+                flow.metadata = Some(reason);
+            }
+            let process = self.processes.get_mut(&pid);
+            if let (Some(host), Some(process)) = (host, process)
+                && let Some(state) = process.hosts.get_mut(&host.host)
+            {
+                state.metadata = Some(reason);
+                state.captured = false;
+                self.rows_changed = true;
+            }
+        }
+        if lives {
+            self.out.push(Command::Verdict(identity, kernel));
+        }
+        if lives && kernel == Verdict::NotAi {
             self.sessions.remove(&identity);
             self.out.push(Command::Close { identity, sent: None, received: None });
         }
@@ -563,6 +572,7 @@ impl FlowState {
             session: None,
             covered: Covered::Nothing,
             session_sent: None,
+            metadata: None,
             found,
         }
     }

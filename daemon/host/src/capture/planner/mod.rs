@@ -15,7 +15,7 @@ mod arming;
 mod calls;
 mod tap;
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use abi::attacher::Place;
@@ -42,6 +42,8 @@ const PROCESSES_MAX: usize = 16_384;
 const FLOWS_MAX: usize = 32_768;
 /// Sessions that are followed at a time.
 const SESSIONS_MAX: usize = 32_768;
+/// Sessions that ended and may still be decided on: a shard is at most a channel behind.
+const ENDED_MAX: usize = 1_024;
 /// Executables whose habits are remembered.
 const EXECUTABLES_MAX: usize = 4_096;
 /// Files whose anatomy is remembered.
@@ -250,6 +252,8 @@ pub struct Planner {
     executables: HashMap<FileKey, Executable>,
     flows: HashMap<FlowKey, FlowState>,
     sessions: HashMap<SessionIdentity, Session>,
+    /// Sessions that ended lately, oldest first: a decision on them may still be on its way.
+    ended: VecDeque<(SessionIdentity, Session)>,
     timers: BTreeMap<(Moment, u64), Timer>,
     timer_number: u64,
     tap: tap::Tap,
@@ -353,6 +357,8 @@ struct FlowState {
     covered: Covered,
     /// Plaintext written through its session since arming, once the session is over.
     session_sent: Option<u64>,
+    /// Why the content of its session is of no use.
+    metadata: Option<Reason>,
     found: bool,
 }
 
@@ -378,7 +384,6 @@ struct Session {
     flow: Option<FlowKey>,
     opened: bool,
     covered: Covered,
-    metadata: Option<Reason>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -408,6 +413,7 @@ impl Planner {
             executables: HashMap::new(),
             flows: HashMap::new(),
             sessions: HashMap::new(),
+            ended: VecDeque::new(),
             timers: BTreeMap::new(),
             timer_number: 0,
             assembler: names::Assembler::default(),

@@ -545,6 +545,19 @@ fn decisions_reach_the_kernel_and_coverage() {
 }
 
 #[test]
+fn a_decision_that_comes_after_the_end_of_its_session_still_counts() {
+    use meter::pipeline::SessionVerdict::MetadataOnly;
+    let mut world = world();
+    world.at(100, lookup(100, 7, true)).at(120, connect(120, 7, 1, 443)).at(121, named(121, 7, 9));
+    world.at(130, content(7, 9, 121, Direction::Sent, true)).at(140, freed(7, 9, 121, 500)).at(141, exit(7));
+    let verdict = MetadataOnly(Reason::Http2);
+    world.at(142, Event::Decided(Decision { identity: identity(7, 9, 121), verdict }));
+    world.at(150, closed(150, 7, 1, 2_000, true));
+    world.check(&["verdict", "flow", "missed"], &["flow 7 openai metadata_only(http2)"]);
+    world.check_rows(&["7 api.openai.com metadata_only(http2) armed=107 late=0"]);
+}
+
+#[test]
 fn a_number_used_again_is_another_process() {
     let mut world = world();
     world.at(100, lookup(100, 7, false)).until(120);
