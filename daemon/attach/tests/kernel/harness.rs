@@ -9,7 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use abi::attacher::{
-    DESCRIPTORS_MAX, Descriptor, Hello, Hook, PATH_MAX, Place, Refusal, Reply, Request, Verb,
+    DESCRIPTORS_MAX, Descriptor, Hello, Hook, Limit, PATH_MAX, Place, Refusal, Reply, Request, Verb,
 };
 use aya::maps::{Map, MapData, RingBuf};
 use nix::sys::socket::{
@@ -89,6 +89,15 @@ impl Attacher {
 
     pub(crate) fn limits(&self) -> &[u32] {
         &self.hello.limits[..self.hello.limit_count as usize]
+    }
+
+    /// True, and said loudly, where this kernel refuses uprobes to the attacher: nothing that can be tested is lost.
+    pub(crate) fn cannot_probe(&self, what: &str) -> bool {
+        let refused = self.limits().contains(&Limit::NoUprobes.wire());
+        if refused {
+            eprintln!("SKIPPED uprobes by way of {what}: {}", self.detail());
+        }
+        refused
     }
 
     /// A map that was handed over.
