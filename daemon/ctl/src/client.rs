@@ -19,7 +19,7 @@ use proto::v1::{
 };
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
-use tonic::{Response, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use crate::failure::Failure;
 
@@ -111,7 +111,8 @@ impl Client {
     fn failure(&self, status: Status) -> Failure {
         // Only what never reached the daemon has a source; the daemon's own "unavailable" (a store that is not open)
         // is an answer.
-        if status.code() == tonic::Code::Unavailable && std::error::Error::source(&status).is_some() {
+        let transport = matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled);
+        if transport && std::error::Error::source(&status).is_some() {
             return unreachable(&self.socket, &io::Error::other(status.message().to_owned()));
         }
         Failure::Refused(Box::new(status))
