@@ -347,7 +347,7 @@ fn let_go(armed: Armed) {
     close_all(always);
     // What was being detached already is nearly done; its threads end with the process otherwise.
     while server.detacher.backlog() > 0 && started.elapsed() < Duration::from_secs(5) {
-        std::thread::yield_now();
+        std::thread::sleep(Duration::from_millis(2));
     }
     tracing::info!(attachments, took_ms = started.elapsed().as_millis() as u64, "detached");
 }
