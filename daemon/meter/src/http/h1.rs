@@ -394,7 +394,7 @@ impl Connection {
                 config.allow_spaces_after_header_name_in_responses(true);
                 config.allow_obsolete_multiline_headers_in_responses(true);
                 match config.parse_response(&mut parsed, head) {
-                    Ok(httparse::Status::Complete(_)) => {
+                    Ok(httparse::Status::Complete(_)) if parsed.code.is_some_and(|code| code >= 100) => {
                         if self.pending.is_empty() {
                             self.truncated_request(tally, sink);
                         }

@@ -472,7 +472,8 @@ impl Connection {
 
     fn response(&mut self, stream: u32, fields: &Fields, sink: &mut impl Sink) {
         let status = fields.list.iter().find(|(name, _)| name.as_slice() == b":status");
-        let status = status.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
+        let status: Option<u16> = status.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
+        let status = status.filter(|status| *status >= 100);
         let room = self.streams.len() < STREAMS_MAX;
         let known = self.streams.iter_mut().find(|open| open.id == stream);
         match (known, status) {
