@@ -239,8 +239,10 @@ pub struct ListFlowsRequest {
     pub tenant: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub range: ::core::option::Option<TimeRange>,
+    /// Records of a page, 1 to 1,000; 0: 100.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// `next_cursor` of the page before.
     #[prost(string, tag = "4")]
     pub cursor: ::prost::alloc::string::String,
     /// Newest first.
@@ -305,8 +307,10 @@ pub struct ListExchangesRequest {
     pub tenant: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub range: ::core::option::Option<TimeRange>,
+    /// Records of a page, 1 to 1,000; 0: 100.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// `next_cursor` of the page before.
     #[prost(string, tag = "4")]
     pub cursor: ::prost::alloc::string::String,
     /// Newest first.
@@ -561,8 +565,10 @@ pub struct ListAttributionsRequest {
     pub tenant: ::prost::alloc::string::String,
     #[prost(message, optional, tag = "2")]
     pub range: ::core::option::Option<TimeRange>,
+    /// Records of a page, 1 to 1,000; 0: 100.
     #[prost(uint32, tag = "3")]
     pub limit: u32,
+    /// `next_cursor` of the page before.
     #[prost(string, tag = "4")]
     pub cursor: ::prost::alloc::string::String,
     /// Newest first.
