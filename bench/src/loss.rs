@@ -37,8 +37,11 @@ pub(crate) fn run() -> anyhow::Result<()> {
         |name: &str| after[name].as_u64().unwrap_or(0).saturating_sub(before[name].as_u64().unwrap_or(0));
     let sent = report["sent"].as_u64().context("bytes sent")?;
     let seconds = report["seconds"].as_f64().context("seconds")?;
-    let (seen, emitted, lost) =
-        (grown("kernel_ai_bytes_seen"), grown("kernel_ai_bytes_emitted"), grown("kernel_lost_content_ring_full_bytes"));
+    let (seen, emitted, lost) = (
+        grown("kernel_ai_bytes_seen"),
+        grown("kernel_ai_bytes_emitted"),
+        grown("kernel_lost_content_ring_full_bytes"),
+    );
     let faults = grown("kernel_lost_user_fault_bytes") + grown("kernel_call_tail_bytes_skipped");
     println!("## Loss under unthrottled 16 KB writes (aim: below 1 %, all accounted)");
     #[expect(clippy::cast_precision_loss, reason = "printed")]

@@ -4,7 +4,10 @@
 //! only bridge.
 
 /// Messages, clients and servers of `venturi.v1`. The documentation of each is in the `.proto` file.
-#[expect(missing_docs, reason = "generated; what is not commented in the .proto file explains itself by its name")]
+#[expect(
+    missing_docs,
+    reason = "generated; what is not commented in the .proto file explains itself by its name"
+)]
 #[expect(clippy::allow_attributes_without_reason, reason = "the generator writes its own attributes")]
 pub mod v1 {
     include!("generated/venturi.v1.rs");

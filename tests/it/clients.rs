@@ -47,8 +47,7 @@ fn every_client_is_recorded_exactly() {
         let warm_up = [Call::new(calls_of(*client, &mut seed)[0].api, false, 400_000 + seed)];
         clients::run(*client, &world, lab.path(), &warm_up).expect("a first run of the executable");
         let calls = calls_of(*client, &mut seed);
-        let (pid, reports) =
-            clients::run(*client, &world, lab.path(), &calls).expect("the client's reports");
+        let (pid, reports) = clients::run(*client, &world, lab.path(), &calls).expect("the client's reports");
         assert!(reports.iter().all(e2e::clients::Report::ok), "{client:?} failed: {reports:?}");
         let all = |records: &[Value]| calls.iter().all(|call| record_of(call, records).is_some());
         match daemon.calls_until(all) {

@@ -57,7 +57,10 @@ fn doctor_proves_the_promises_from_proc() {
     assert!(!programs.is_empty());
     for program in programs {
         let kind = program["type"].as_str().unwrap_or("");
-        assert!(["tracepoint", "raw_tracepoint", "socket_filter", "kprobe (uprobe)"].contains(&kind), "{program}");
+        assert!(
+            ["tracepoint", "raw_tracepoint", "socket_filter", "kprobe (uprobe)"].contains(&kind),
+            "{program}"
+        );
     }
     // Not from our own words: from /proc.
     let status =

@@ -63,7 +63,10 @@ fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
         "bytes of other sessions left the kernel"
     );
     let nameless = totals["nameless"]["calls"].as_u64().expect("a count");
-    assert!(grown("kernel_prefix_bytes_emitted") <= (nameless + 2) * 8 * 512, "prefixes beyond their bound: {after}");
+    assert!(
+        grown("kernel_prefix_bytes_emitted") <= (nameless + 2) * 8 * 512,
+        "prefixes beyond their bound: {after}"
+    );
     let lab_dir = lab.path().to_path_buf();
     assert_eq!(daemon.stop().expect("an exit code"), 0);
     let hits = files_with(&lab_dir, MARKER.as_bytes());

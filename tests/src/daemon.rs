@@ -192,7 +192,15 @@ impl Drop for Daemon {
 /// What tells one call from another, on one line.
 fn summary(call: &Value) -> String {
     let text = |pointer: &str| call.pointer(pointer).map(Value::to_string).unwrap_or_default();
-    let pointers = ["/started_at", "/workload/comm", "/workload/pid", "/host", "/dialect", "/usage/input_tokens", "/reason"];
+    let pointers = [
+        "/started_at",
+        "/workload/comm",
+        "/workload/pid",
+        "/host",
+        "/dialect",
+        "/usage/input_tokens",
+        "/reason",
+    ];
     pointers.map(text).join(" ")
 }
 

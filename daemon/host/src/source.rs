@@ -127,7 +127,8 @@ impl Source {
     ) -> anyhow::Result<Running> {
         let status = CaptureStatus::new();
         let lost = Arc::new(Notify::new());
-        let mut running = Running { status: Arc::clone(&status), lost: Arc::clone(&lost), live: None, replay: None };
+        let mut running =
+            Running { status: Arc::clone(&status), lost: Arc::clone(&lost), live: None, replay: None };
         match self {
             Source::Off(why) => tracing::warn!(why, "nothing is captured"),
             Source::Refused(refused) => {
@@ -139,7 +140,8 @@ impl Source {
                 tracing::info!(?file, "serving a recorded capture");
                 let recording = Recording::load(file.as_deref())?;
                 let shards = start_shards(metering, records, &status)?;
-                let replay = Replay::start(recording, metering.directory(), shards.senders(), Arc::clone(&status))?;
+                let replay =
+                    Replay::start(recording, metering.directory(), shards.senders(), Arc::clone(&status))?;
                 running.replay = Some((replay, shards));
             }
             Source::Live(live) => {
@@ -161,7 +163,14 @@ impl Source {
                 let identify = Box::new(Resolver::new(Arc::new(AttacherFiles::new(attacher.clone()))));
                 let directory = metering.directory();
                 let capture = Capture::start(
-                    greeting, attacher, inventory, &settings, directory, identify, &shards, Arc::clone(&status),
+                    greeting,
+                    attacher,
+                    inventory,
+                    &settings,
+                    directory,
+                    identify,
+                    &shards,
+                    Arc::clone(&status),
                 )?;
                 running.live = Some((capture, shards));
             }
