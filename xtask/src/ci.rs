@@ -102,6 +102,9 @@ fn is_offline(messages: &str) -> bool {
         .any(|message| messages.contains(message))
 }
 
+/// What must be exact in CI: the dialects of the spine, and what is no AI at all.
+const EXACT: &str = "openai_chat,responses,anthropic,negative";
+
 /// Over the recordings beside the repository, where they exist.
 fn conformance() -> anyhow::Result<()> {
     let corpus = shell::root().join("../shared/corpus/exchanges.jsonl.gz");
@@ -114,5 +117,5 @@ fn conformance() -> anyhow::Result<()> {
 
 fn recorded(corpus: &Path) -> anyhow::Result<()> {
     let tool = Profile::Ci.program("conformance");
-    shell::run(shell::command(tool).arg("--corpus").arg(corpus))
+    shell::run(shell::command(tool).arg("--corpus").arg(corpus).args(["--dialect", EXACT]))
 }

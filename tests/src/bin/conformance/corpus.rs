@@ -27,6 +27,8 @@ pub(crate) struct Line {
     pub(crate) response_body: Vec<u8>,
     /// Response body as it travelled, where it was kept.
     pub(crate) wire_body: Option<Vec<u8>>,
+    /// Something in it was replaced.
+    pub(crate) scrubbed: bool,
     /// What is expected, where it is known.
     pub(crate) expected: Option<Value>,
 }
@@ -51,6 +53,7 @@ impl Line {
                 Some(text) => Some(base64(text.as_str().unwrap_or(""))?),
                 None => None,
             },
+            scrubbed: value["scrubbed"] == Value::Bool(true),
             expected: value.get("expected").cloned(),
         })
     }
