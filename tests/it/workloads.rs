@@ -96,15 +96,18 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let root = root.display().to_string();
         let bind = "type=bind,src=/usr,dst=/usr,options=rbind:ro";
         let script = format!(
-            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
+            "for n in 1 2 3 4 5; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
              --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
              https://api.openai.com/v1/chat/completions; done"
         );
+        let network = format!("network:/proc/{}/ns/net", std::process::id());
         let run = containerd
             .ctr(&[
                 "run",
                 "--rm",
-                "--net-host",
+                // Not `--net-host`: that mounts the host's `/etc/hosts` over ours.
+                "--with-ns",
+                &network,
                 "--cgroup",
                 cgroup,
                 "--mount",
@@ -118,10 +121,10 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
             ])
             .status();
         assert!(run.expect("ctr").success(), "the container failed");
-        let wanted = format!("90{number}2").parse::<u64>().expect("a number");
+        let wanted = format!("90{number}5").parse::<u64>().expect("a number");
         let found =
             |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == wanted);
-        let records = daemon.calls_until(found).expect("the second call of the container");
+        let records = daemon.calls_until(found).expect("the fifth call of the container");
         let record =
             records.iter().find(|record| record["usage"]["input_tokens"] == wanted).expect("just found");
         assert_eq!(record["workload"]["container_id"], id, "{record}");

@@ -4,7 +4,7 @@
 //! answered through the mailbox, files that it opened are read at once (they are `/proc` and page cache). Who a process
 //! is (its [`Workload`]) is found out while the process lives and kept until the planner forgets it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,7 +13,7 @@ use std::time::Duration;
 use abi::attacher::{Hook, Refusal};
 use abi::event::Task;
 use meter::time::{Moment, UnixNanos, WallClock};
-use meter::workload::{ProcessKey, Workload};
+use meter::workload::{ProcessKey, Workload, WorkloadEvidence};
 
 use super::attacher_client::{self, Answer, Attacher, Lost};
 use super::event::{KernelEvent, process_key};
@@ -27,10 +27,6 @@ use crate::shards::{Open, ShardSenders, ToShard};
 
 /// Longest sleep of an idle planner.
 const IDLE: Duration = Duration::from_millis(500);
-/// How long to wait for something more urgent than finding out who a process is.
-const BREATH: Duration = Duration::from_micros(200);
-/// Processes that may wait to be resolved; more are resolved at once.
-const UNRESOLVED_MAX: usize = 256;
 /// How often counters are read, the clock is compared and the tap's share is published.
 const HOUSEKEEPING_NS: u64 = 500_000_000;
 /// How often routes are read.
@@ -67,10 +63,6 @@ pub(super) struct Shell {
 /// What the thread remembers between turns.
 pub(super) struct Memory {
     workloads: HashMap<ProcessKey, Arc<Workload>>,
-    /// Processes to be resolved when there is time.
-    unresolved: VecDeque<(ProcessKey, Box<Task>)>,
-    /// Attach requests that are not answered.
-    attaching: usize,
     anatomies: HashMap<FileKey, Arc<Anatomy>>,
     clock: WallClock,
     housekept: Moment,
@@ -83,8 +75,6 @@ impl Memory {
     pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf) -> Memory {
         Memory {
             workloads: HashMap::new(),
-            unresolved: VecDeque::new(),
-            attaching: 0,
             anatomies: HashMap::new(),
             clock: WallClock::default(),
             housekept: Moment::default(),
@@ -106,11 +96,7 @@ impl Shell {
             let now = monotonic();
             let due =
                 self.planner.deadline().map_or(IDLE, |at| Duration::from_nanos(at.since(now)).min(IDLE));
-            let due = if self.memory.unresolved.is_empty() { due } else { due.min(BREATH) };
             self.mailbox.take(due, &mut batch);
-            if batch.is_empty() || self.memory.unresolved.len() > UNRESOLVED_MAX {
-                self.resolve_next();
-            }
             for (event, _) in batch.drain(..) {
                 let stop = matches!(event, Event::Stop);
                 self.step(event);
@@ -125,10 +111,8 @@ impl Shell {
     }
 
     fn step(&mut self, event: Event) {
-        match &event {
-            Event::Kernel(event) => self.note_identity(event),
-            Event::Attached(..) => self.memory.attaching = self.memory.attaching.saturating_sub(1),
-            _ => {}
+        if let Event::Kernel(event) = &event {
+            self.note_identity(event);
         }
         let commands = self.planner.handle(event, monotonic());
         self.carry_out(commands);
@@ -157,8 +141,7 @@ impl Shell {
             let commands = self.planner.handle(Event::Routes(routes), now);
             self.carry_out(commands);
         }
-        let periodic = now.since(self.memory.housekept) >= HOUSEKEEPING_NS;
-        if periodic {
+        if now.since(self.memory.housekept) >= HOUSEKEEPING_NS {
             self.memory.housekept = now;
             self.memory.clock = wall_clock();
             self.planner.set_clock(self.memory.clock);
@@ -167,9 +150,7 @@ impl Shell {
             }
             self.status.set_tap(self.planner.tap_state(now));
         }
-        // A row says who it is about: finding out waits for its turn, but not for ever.
-        let settled = self.memory.unresolved.is_empty() && self.memory.attaching == 0;
-        if let Some(rows) = (settled || periodic).then(|| self.planner.changed_rows()).flatten() {
+        if let Some(rows) = self.planner.changed_rows() {
             let rows = rows.into_iter().map(|row| self.row(row)).collect();
             self.status.set_coverage(rows);
         }
@@ -194,27 +175,15 @@ impl Shell {
         self.memory.clock.at(at)
     }
 
-    /// Finds out who one process is, while nothing is being attached: the attacher answers in order, and whoever waits
-    /// for it here keeps the next process from being armed in time.
-    fn resolve_next(&mut self) {
-        if self.memory.attaching > 0 && self.memory.unresolved.len() <= UNRESOLVED_MAX {
-            return;
-        }
-        let Some((process, task)) = self.memory.unresolved.pop_front() else { return };
-        if !self.memory.workloads.contains_key(&process) {
-            self.resolve(process, Some(&task));
-        }
-    }
-
+    /// Asks again: names that take a file may have come in since, and what was known is not forgotten.
     fn workload(&mut self, process: ProcessKey) -> Arc<Workload> {
-        if let Some(workload) = self.memory.workloads.get(&process) {
-            return Arc::clone(workload);
+        let Some(known) = self.memory.workloads.get(&process).cloned() else { return self.resolve(process, None) };
+        let workload = self.identify.resolve(process, None);
+        if workload.evidence == WorkloadEvidence::Unknown || workload.evidence > known.evidence {
+            return known;
         }
-        let waiting = self.memory.unresolved.iter().position(|(other, _)| *other == process);
-        match waiting.and_then(|at| self.memory.unresolved.remove(at)) {
-            Some((_, task)) => self.resolve(process, Some(&task)),
-            None => self.resolve(process, None),
-        }
+        self.memory.workloads.insert(process, Arc::clone(&workload));
+        workload
     }
 
     fn resolve(&mut self, process: ProcessKey, task: Option<&Task>) -> Arc<Workload> {
@@ -227,7 +196,12 @@ impl Shell {
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
-        for command in commands {
+        // Arming races with the application's first write; finding out who it is takes files and can wait for it.
+        let arms = |command: &Command| {
+            matches!(command, Command::ReadMaps(_) | Command::OpenLibrary(..) | Command::Attach { .. })
+        };
+        let (arming, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(arms);
+        for command in arming.into_iter().chain(others) {
             self.command(command);
         }
     }
@@ -238,7 +212,6 @@ impl Shell {
             Command::OpenLibrary(process, mapping) => self.open_library(process, &mapping),
             Command::Attach { process, file, number, places } => {
                 tracing::debug!(pid = process.map(|process| process.pid), file = number, hooks = ?hooks(&places), "attach");
-                self.memory.attaching += 1;
                 let mailbox = self.mailbox.clone();
                 let status = Arc::clone(&self.status);
                 self.attacher.ask(attacher_client::attach(process, number, &places), move |answer| {
@@ -271,7 +244,7 @@ impl Shell {
             }
             Command::Resolve(process, task) => {
                 if !self.memory.workloads.contains_key(&process) {
-                    self.memory.unresolved.push_back((process, task));
+                    self.resolve(process, Some(&task));
                 }
             }
             Command::Forget(process) => {

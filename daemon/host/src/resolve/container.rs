@@ -5,8 +5,7 @@
 //! process belongs to where the path itself does not name it.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 
 use abi::attacher::StateFile;
 use meter::workload::ProcessKey;
@@ -14,17 +13,22 @@ use serde_json::Value;
 
 /// Opens what the daemon may not open itself.
 pub trait StateFiles: Send + Sync {
-    /// A read-only descriptor of the state file of container `id` (`NAMESPACE/ID` where the runtime has namespaces).
+    /// The content of the state file of container `id` (`NAMESPACE/ID` where the runtime has namespaces).
     ///
     /// # Errors
-    /// `NotFound` if there is no such file; anything else is treated alike.
-    fn open(&self, kind: StateFile, id: &str) -> io::Result<File>;
+    /// `NotFound` if there is no such file, `WouldBlock` if the answer is put off; anything else is treated alike.
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<Box<dyn Read>>;
 
-    /// A read-only descriptor of `/proc/PID/maps` of a process.
+    /// The content of `/proc/PID/maps` of a process.
     ///
     /// # Errors
     /// `NotFound` if the process has ended; anything else is treated alike.
-    fn open_maps(&self, process: ProcessKey) -> io::Result<File>;
+    fn open_maps(&self, process: ProcessKey) -> io::Result<Box<dyn Read>>;
+
+    /// Answers so far that were put off (`WouldBlock`): they will be there when the same is asked again.
+    fn deferred(&self) -> u64 {
+        0
+    }
 }
 
 /// No files: names of containers and executables stay unknown.
@@ -32,11 +36,11 @@ pub trait StateFiles: Send + Sync {
 pub struct NoStateFiles;
 
 impl StateFiles for NoStateFiles {
-    fn open(&self, _kind: StateFile, _id: &str) -> io::Result<File> {
+    fn open(&self, _kind: StateFile, _id: &str) -> io::Result<Box<dyn Read>> {
         Err(io::ErrorKind::NotFound.into())
     }
 
-    fn open_maps(&self, _process: ProcessKey) -> io::Result<File> {
+    fn open_maps(&self, _process: ProcessKey) -> io::Result<Box<dyn Read>> {
         Err(io::ErrorKind::NotFound.into())
     }
 }

@@ -1,7 +1,6 @@
 //! The path of a process's executable, from its mappings: `/proc/PID/exe` is not open to everyone.
 
-use std::fs::File;
-use std::io::Read as _;
+use std::io::Read;
 
 /// Bytes of `/proc/PID/maps` looked at.
 const MAPS_BYTES_MAX: u64 = 256 * 1024;
@@ -13,7 +12,7 @@ pub(super) type FileNumber = (u64, u64);
 
 /// The path under which `executable` is mapped; if that is not known, the first file that is mapped executable, which
 /// is the program itself (libraries lie above it).
-pub(super) fn path_in(maps: File, executable: Option<FileNumber>) -> Option<Box<str>> {
+pub(super) fn path_in(maps: impl Read, executable: Option<FileNumber>) -> Option<Box<str>> {
     let mut bytes = Vec::new();
     maps.take(MAPS_BYTES_MAX).read_to_end(&mut bytes).ok()?;
     find(&String::from_utf8_lossy(&bytes), executable)
@@ -50,6 +49,8 @@ fn parse_line(line: &str) -> Option<Mapping<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
+
     use super::*;
 
     const MAPS: &str = "\

@@ -1,8 +1,10 @@
 //! The resolver as the planner uses it: files are opened by the attacher.
 
+use std::collections::HashMap;
 use std::fs::File;
-use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::{self, Cursor, Read};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use abi::attacher::{Request, StateFile};
@@ -13,44 +15,96 @@ use super::{Resolver, StateFiles};
 use crate::capture::attacher_client::{Attacher, open_maps, open_state};
 use crate::capture::shell::Identify;
 
-/// How long an answer of the attacher is waited for. It takes 0.1 ms, or as long as the attachment before it; a node
-/// that is out of processor time makes it longer.
-const PATIENCE: Duration = Duration::from_millis(500);
-/// How long nothing is asked after an answer that did not come: the planner has other things to do.
-const PAUSE: Duration = Duration::from_secs(5);
+/// How long what came of a question holds here; the resolver remembers it longer.
+const HOLDS: Duration = Duration::from_secs(2);
+/// How long an answer is waited for before the question is put again.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Questions remembered.
+const QUESTIONS_MAX: usize = 512;
+/// Bytes of a file that are read.
+const FILE_BYTES_MAX: u64 = (1 << 20) + 1;
 
-/// Files that the attacher opens for us. Not for its reply thread: it waits for the answer.
+/// Files that the attacher opens for us, without waiting: a first question is put off, and its answer is there when the
+/// process is asked about again - at its session, its flow. The planner's thread races with applications and must not
+/// wait for anyone.
 pub struct AttacherFiles {
     attacher: Attacher,
-    paused_at: Mutex<Option<Instant>>,
+    questions: Arc<Mutex<HashMap<Question, (Instant, Answer)>>>,
+    deferred: AtomicU64,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum Question {
+    State(u32, Box<str>),
+    Maps(ProcessKey),
+}
+
+#[derive(Clone, Debug)]
+enum Answer {
+    Awaited,
+    Content(Arc<[u8]>),
+    Absent,
 }
 
 impl AttacherFiles {
     /// Files opened by `attacher`.
     pub fn new(attacher: Attacher) -> AttacherFiles {
-        AttacherFiles { attacher, paused_at: Mutex::default() }
+        AttacherFiles { attacher, questions: Arc::default(), deferred: AtomicU64::new(0) }
     }
 
-    fn ask(&self, request: Request) -> io::Result<File> {
-        let mut paused_at = self.paused_at.lock().unwrap_or_else(PoisonError::into_inner);
-        if paused_at.is_some_and(|at| at.elapsed() < PAUSE) {
-            return Err(io::ErrorKind::TimedOut.into());
+    fn answer(&self, question: Question, request: Request) -> io::Result<Box<dyn Read>> {
+        let known = {
+            let mut questions = lock(&self.questions);
+            let known = questions.get(&question).cloned().filter(|(at, answer)| {
+                at.elapsed() < if matches!(answer, Answer::Awaited) { PATIENCE } else { HOLDS }
+            });
+            if known.is_none() {
+                if questions.len() >= QUESTIONS_MAX {
+                    questions.clear();
+                }
+                questions.insert(question.clone(), (Instant::now(), Answer::Awaited));
+            }
+            known
+        };
+        match known {
+            Some((_, Answer::Content(bytes))) => return Ok(Box::new(Cursor::new(bytes))),
+            Some((_, Answer::Absent)) => return Err(io::ErrorKind::NotFound.into()),
+            Some((_, Answer::Awaited)) => {}
+            None => {
+                let questions = Arc::clone(&self.questions);
+                self.attacher.ask(request, move |answer| {
+                    let descriptor = answer.ok().and_then(|answer| answer.descriptor);
+                    let content = descriptor.and_then(|descriptor| {
+                        let mut bytes = Vec::new();
+                        File::from(descriptor).take(FILE_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+                        Some(Answer::Content(bytes.into()))
+                    });
+                    lock(&questions).insert(question, (Instant::now(), content.unwrap_or(Answer::Absent)));
+                });
+            }
         }
-        let answer = self.attacher.call(request, PATIENCE);
-        let timed_out = answer.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::TimedOut);
-        *paused_at = timed_out.then(Instant::now);
-        Ok(File::from(answer?.descriptor.ok_or(io::ErrorKind::NotFound)?))
+        self.deferred.fetch_add(1, Ordering::Relaxed);
+        Err(io::ErrorKind::WouldBlock.into())
     }
 }
 
 impl StateFiles for AttacherFiles {
-    fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
-        self.ask(open_state(kind, id).ok_or(io::ErrorKind::InvalidInput)?)
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<Box<dyn Read>> {
+        let request = open_state(kind, id).ok_or(io::ErrorKind::InvalidInput)?;
+        self.answer(Question::State(kind.wire(), id.into()), request)
     }
 
-    fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
-        self.ask(open_maps(process))
+    fn open_maps(&self, process: ProcessKey) -> io::Result<Box<dyn Read>> {
+        self.answer(Question::Maps(process), open_maps(process))
     }
+
+    fn deferred(&self) -> u64 {
+        self.deferred.load(Ordering::Relaxed)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Identify for Resolver {

@@ -121,6 +121,8 @@ struct Process {
     group: u64,
     /// Read from `/proc/PID/cgroup` of this very process.
     identity: Option<Arc<CgroupIdentity>>,
+    /// The container, as `NAMESPACE/ID`, of the shim among its ancestors.
+    shim: Option<String>,
     answer: Option<(Instant, Arc<Workload>)>,
     exited: bool,
 }
@@ -226,11 +228,14 @@ impl Resolver {
             return workload.clone();
         }
         let mut process = known.unwrap_or_default();
+        let deferred = self.files.deferred();
         if process.exe.is_none() {
             process.exe = exe.map(Into::into).or_else(|| self.exe_of(key, &process, live.as_ref()));
         }
         let workload = Arc::new(self.work_out(key, &mut process, live.as_ref()));
-        process.answer = Some((Instant::now(), workload.clone()));
+        // An answer with a part put off is made again when it is asked for again.
+        let complete = self.files.deferred() == deferred;
+        process.answer = complete.then(|| (Instant::now(), workload.clone()));
         if process.start_ticks == 0 {
             process.start_ticks = workload.process.start_ticks;
         }
@@ -243,7 +248,7 @@ impl Resolver {
         if let Some(path) = process.exe_file.and_then(|file| self.programs.get(&file)) {
             return Some(path.clone());
         }
-        let start_ticks = live?.start_ticks;
+        let start_ticks = live.map_or(process.start_ticks.max(key.start_ticks), |live| live.start_ticks);
         let maps = self.files.open_maps(ProcessKey { start_ticks, ..key }).ok()?;
         let path = path_in(maps, process.exe_file)?;
         if let Some(file) = process.exe_file {
@@ -265,9 +270,15 @@ impl Resolver {
                 process.parent = live.parent;
                 process.uid = process.uid.or(live.uid);
                 process.comm = Some(live.comm.clone());
+                if identity.container_id.is_none() {
+                    process.shim = from_shim(&self.proc, live.parent).or(process.shim.take());
+                }
                 Some(identity)
             }
-            None => self.identity_of_the_gone(process, &mut evidence),
+            None => {
+                process.shim = process.shim.take().or_else(|| from_shim(&self.proc, process.parent));
+                self.identity_of_the_gone(process, &mut evidence)
+            }
         };
         let Some(identity) = identity else {
             evidence = WorkloadEvidence::Unknown;
@@ -341,7 +352,10 @@ impl Resolver {
         let container = id.map(|id| Container {
             // Only containerd's containers are found without their id in the path.
             runtime: runtime.unwrap_or("containerd"),
-            name: details.and_then(|details| details.name.clone()),
+            // An id that a person chose is the name.
+            name: details
+                .and_then(|details| details.name.clone())
+                .or_else(|| (!is_random(&id)).then(|| id.clone())),
             image: details.and_then(|details| details.image.clone()),
             id,
         });
@@ -397,8 +411,7 @@ impl Resolver {
         let text = live.map(|live| live.cgroup.as_str()).unwrap_or_default();
         let all = text.lines().filter_map(|line| line.splitn(3, ':').nth(2)).chain([path]);
         let paths: Vec<&str> = all.filter(|path| path.len() > 1).collect();
-        let shim = from_shim(&self.proc, process.parent);
-        let candidates = [shim, self.paths.get(path).cloned(), from_path(path)];
+        let candidates = [process.shim.clone(), self.paths.get(path).cloned(), from_path(path)];
         for namespaced in candidates.into_iter().flatten() {
             let files = self.files.clone();
             let details = self.cached(&namespaced, || bundle_of(&*files, &namespaced));
@@ -426,7 +439,11 @@ impl Resolver {
         }
         // A container that is gone keeps what was known of it.
         let before = remembered.and_then(|lookup| lookup.details.clone());
+        let deferred = self.files.deferred();
         let details = find().map(Arc::new).or(before);
+        if self.files.deferred() != deferred {
+            return details;
+        }
         if self.containers.len() >= CONTAINERS_MAX {
             self.containers.clear();
         }
@@ -514,6 +531,11 @@ fn from_shim(proc: &Proc, mut pid: u32) -> Option<String> {
         pid = stat.parent;
     }
     None
+}
+
+/// Whether a runtime made up the id.
+fn is_random(id: &str) -> bool {
+    id.len() >= 32 && id.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
 }
 
 /// Whether two starts may be one; 0 is not known.

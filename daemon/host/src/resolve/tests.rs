@@ -1,11 +1,12 @@
 //! Processes in recorded trees, and real ones: this machine's, and containerd's.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
-use std::io::{self, Seek as _, Write as _};
+use std::io::{self, Read, Seek as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use abi::attacher::StateFile;
@@ -41,13 +42,17 @@ impl World {
     }
 
     fn resolver(&self) -> Resolver {
+        self.resolver_with(Arc::new(Files(self.files.clone())))
+    }
+
+    fn resolver_with(&self, files: Arc<dyn StateFiles>) -> Resolver {
         let roots = Roots {
             proc: self.dir.path().join("proc"),
             unified: Some(self.dir.path().join("cgroup")),
             version_1: self.version_1,
             passwd: self.dir.path().join("passwd"),
         };
-        Resolver::with_roots(Arc::new(Files(self.files.clone())), roots)
+        Resolver::with_roots(files, roots)
     }
 
     fn process(&self, pid: u32, parent: u32, comm: &str, uid: u32, cgroup: &str) {
@@ -105,20 +110,20 @@ fn task(pid: u32, parent: u32, group: u64, comm: &str) -> Task {
 struct Files(HashMap<(u32, String), String>);
 
 impl StateFiles for Files {
-    fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<Box<dyn Read>> {
         let text = self.0.get(&(kind as u32, id.to_owned())).ok_or(io::ErrorKind::NotFound)?;
         let mut file = tempfile::tempfile()?;
         file.write_all(text.as_bytes())?;
         file.rewind()?;
-        Ok(file)
+        Ok(Box::new(file))
     }
 
-    fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
+    fn open_maps(&self, process: ProcessKey) -> io::Result<Box<dyn Read>> {
         let file = if process.pid == 11 { 77 } else { return Err(io::ErrorKind::NotFound.into()) };
         let mut maps = tempfile::tempfile()?;
         writeln!(maps, "55d0-55d4 r-xp 0 08:01 {file} /opt/agent")?;
         maps.rewind()?;
-        Ok(maps)
+        Ok(Box::new(maps))
     }
 }
 
@@ -242,7 +247,7 @@ fn living_processes_tell_where_they_are() {
         true,
         "3:pids:/default/job\n0::/\n",
         Some((ContainerdBundle, "default/job", r#"{"linux":{"cgroupsPath":"/default/job"}}"#)),
-        "exact exe=/usr/bin/python3 comm=python3 user=1000 container=job runtime=containerd",
+        "exact exe=/usr/bin/python3 comm=python3 user=1000 container=job runtime=containerd name=job",
     );
     check(
         true,
@@ -288,11 +293,14 @@ fn what_a_shim_says_counts_only_if_the_bundle_agrees() {
             // The path is known now: one that is gone is found by it.
             let group = world.group("lab/one");
             let gone = resolver.resolve(key(9), Some(&task(9, 8, group, "curl")), None);
-            assert_eq!(told(&gone), "exact comm=curl user=1000 container=lab-1 runtime=containerd");
+            assert_eq!(
+                told(&gone),
+                "exact comm=curl user=1000 container=lab-1 runtime=containerd name=lab-1"
+            );
         });
     };
-    check(0, "/lab/one", "exact comm=curl user=0 container=lab-1 runtime=containerd");
-    check(0, "/lab", "exact comm=curl user=0 container=lab-1 runtime=containerd");
+    check(0, "/lab/one", "exact comm=curl user=0 container=lab-1 runtime=containerd name=lab-1");
+    check(0, "/lab", "exact comm=curl user=0 container=lab-1 runtime=containerd name=lab-1");
     check(0, "/lab/on", "exact comm=curl user=root");
     check(0, "/", "exact comm=curl user=root");
     check(1000, "/lab/one", "exact comm=curl user=root");
@@ -407,6 +415,63 @@ fn programs_have_paths_also_when_they_are_gone() {
     assert_eq!(told(&gone), "unknown exe=/opt/agent comm=agent user=app");
 }
 
+/// Answers everything at the second time only.
+struct Slow {
+    files: Files,
+    asked: Mutex<HashSet<String>>,
+    deferred: AtomicU64,
+}
+
+impl Slow {
+    fn again(&self, question: String) -> io::Result<()> {
+        if self.asked.lock().expect("no panic").insert(question) {
+            self.deferred.fetch_add(1, Ordering::Relaxed);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(())
+    }
+}
+
+impl StateFiles for Slow {
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<Box<dyn Read>> {
+        self.again(format!("{} {id}", kind as u32)).and_then(|()| self.files.open(kind, id))
+    }
+
+    fn open_maps(&self, process: ProcessKey) -> io::Result<Box<dyn Read>> {
+        self.again(format!("{process:?}")).and_then(|()| self.files.open_maps(process))
+    }
+
+    fn deferred(&self) -> u64 {
+        self.deferred.load(Ordering::Relaxed)
+    }
+}
+
+/// What is put off is there at the next question, also if the process is gone by then.
+#[test]
+fn names_may_come_later() {
+    let json = r#"{"annotations":{"nerdctl/name":"job"},"linux":{"cgroupsPath":"/lab/one"}}"#;
+    for (cgroup, namespaced) in [
+        ("/lab/one".to_owned(), "default/lab-1".to_owned()),
+        (format!("/kubepods/{ID}"), format!("default/{ID}")),
+    ] {
+        let world = World::new(true).state_file(StateFile::ContainerdBundle, &namespaced, json);
+        world.process(2, 1, "containerd-shim", 0, "0::/\n");
+        world.arguments(2, &["/usr/bin/containerd-shim-runc-v2", "-namespace", "default", "-id", "lab-1"]);
+        world.process(11, 2, "agent", 0, &format!("4:pids:{cgroup}\n0::/\n"));
+        let files = Files(world.files.clone());
+        let slow = Slow { files, asked: Mutex::default(), deferred: AtomicU64::new(0) };
+        let mut resolver = world.resolver_with(Arc::new(slow));
+        let first = resolver.resolve(key(11), None, None);
+        assert_eq!((first.exe.as_deref(), first.evidence), (None, WorkloadEvidence::Exact));
+        world.ends(11);
+        resolver.on_exit(key(11));
+        let second = resolver.resolve(key(11), None, None);
+        assert_eq!((second.exe.as_deref(), second.evidence), (Some("/opt/agent"), WorkloadEvidence::Exact));
+        let container = second.container.as_ref().expect("found");
+        assert_eq!(container.name.as_deref(), Some("job"));
+    }
+}
+
 #[test]
 fn memory_is_bounded() {
     let mut resolver = World::new(true).resolver();
@@ -432,17 +497,18 @@ fn this_process_is_resolved_on_this_machine() {
 struct RealFiles;
 
 impl StateFiles for RealFiles {
-    fn open(&self, kind: StateFile, id: &str) -> io::Result<File> {
+    fn open(&self, kind: StateFile, id: &str) -> io::Result<Box<dyn Read>> {
         match kind {
             StateFile::ContainerdBundle => {
-                File::open(format!("/run/containerd/io.containerd.runtime.v2.task/{id}/config.json"))
+                let path = format!("/run/containerd/io.containerd.runtime.v2.task/{id}/config.json");
+                Ok(Box::new(File::open(path)?))
             }
             _ => Err(io::ErrorKind::NotFound.into()),
         }
     }
 
-    fn open_maps(&self, process: ProcessKey) -> io::Result<File> {
-        File::open(format!("/proc/{}/maps", process.pid))
+    fn open_maps(&self, process: ProcessKey) -> io::Result<Box<dyn Read>> {
+        Ok(Box::new(File::open(format!("/proc/{}/maps", process.pid))?))
     }
 }
 
