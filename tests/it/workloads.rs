@@ -98,7 +98,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let script = format!(
             "for n in 1 2 3 4 5; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
              --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
-             https://api.openai.com/v1/chat/completions; done"
+             https://api.openai.com/v1/chat/completions; sleep 0.3; done"
         );
         let network = format!("network:/proc/{}/ns/net", std::process::id());
         let run = containerd
