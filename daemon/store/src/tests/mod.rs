@@ -33,7 +33,18 @@ impl Home {
     }
 
     fn open(&self) -> Stores {
-        crate::open(self.prepare().unwrap(), options())
+        crate::open(self.prepare_when_free(), options())
+    }
+
+    /// Waits for the lock: a process that another test starts holds copies of all descriptors until its exec.
+    fn prepare_when_free(&self) -> Prepared {
+        let started = std::time::Instant::now();
+        loop {
+            match self.prepare() {
+                Err(PrepareError::Locked { .. }) if started.elapsed().as_secs() < 10 => std::thread::yield_now(),
+                other => return other.unwrap(),
+            }
+        }
     }
 }
 
