@@ -43,7 +43,7 @@ fn nothing_is_missed_silently_and_nothing_at_all_from_5_ms_on() {
                     format!("{client:?}"),
                     calls.len()
                 );
-                assert_eq!(captured + late, calls.len(), "{client:?} at {delay_ms} ms: counted twice");
+                assert_eq!(captured + late, calls.len(), "{client:?} at {delay_ms} ms: counted twice: {}", Value::from(records.clone()));
                 if delay_ms >= 5 && kind == "later" {
                     assert_eq!(
                         captured,
