@@ -63,6 +63,7 @@ for line in sys.stdin:
     };
     call(800_001);
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    wait_for(&daemon, "the old process is armed", |doctor| counter(doctor, "armed_processes") > 0);
     call(800_002);
     call(800_003);
     let found = |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == 800_003);
@@ -88,14 +89,27 @@ for line in sys.stdin:
 
 /// The first coverage row that satisfies `wanted`, waited for.
 fn wait_for_coverage(daemon: &Daemon, wanted: impl Fn(&Value) -> bool) -> Value {
+    let row = |doctor: &Value| doctor["process_coverage"].as_array()?.iter().find(|row| wanted(row)).cloned();
+    let doctor = wait_for(daemon, "a row of coverage", |doctor| row(doctor).is_some());
+    row(&doctor).expect("just found")
+}
+
+/// A doctor's report that satisfies `wanted`, waited for.
+fn wait_for(daemon: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) -> Value {
     let started = std::time::Instant::now();
     loop {
-        let doctor = daemon.json_lines(&["doctor", "--json"]).expect("a doctor's report");
-        let rows = doctor[0]["process_coverage"].as_array().cloned().unwrap_or_default();
-        if let Some(row) = rows.iter().find(|row| wanted(row)) {
-            return row.clone();
+        let doctor = daemon.json_lines(&["doctor", "--json"]).expect("a doctor's report").remove(0);
+        if wanted(&doctor) {
+            return doctor;
         }
-        assert!(started.elapsed() < e2e::daemon::PATIENCE, "coverage is {rows:?}\n{}", daemon.log());
+        let coverage = &doctor["process_coverage"];
+        assert!(started.elapsed() < e2e::daemon::PATIENCE, "not {what}: {coverage}\n{}", daemon.log());
         e2e::daemon::pause();
     }
+}
+
+/// A counter of the doctor's report.
+fn counter(doctor: &Value, name: &str) -> u64 {
+    let entry = doctor["counters"].as_array().and_then(|list| list.iter().find(|entry| entry["name"] == name));
+    entry.and_then(|entry| entry["value"].as_u64()).unwrap_or(0)
 }
