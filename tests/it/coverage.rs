@@ -110,6 +110,7 @@ fn wait_for(daemon: &Daemon, what: &str, wanted: impl Fn(&Value) -> bool) -> Val
 
 /// A counter of the doctor's report.
 fn counter(doctor: &Value, name: &str) -> u64 {
-    let entry = doctor["counters"].as_array().and_then(|list| list.iter().find(|entry| entry["name"] == name));
+    let entry =
+        doctor["counters"].as_array().and_then(|list| list.iter().find(|entry| entry["name"] == name));
     entry.and_then(|entry| entry["value"].as_u64()).unwrap_or(0)
 }

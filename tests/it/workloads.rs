@@ -73,6 +73,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         }
     }
     let lab = Lab::new(&["http/1.1"]);
+    let world = lab.at_distance(std::time::Duration::from_millis(5));
     let containerd = Containerd::start(lab.path());
     let config = "[[owner]]\nmatch = { container = \"venturi-lab-*\" }\nteam = \"payments\"\nservice = \"assistant\"\ncost_centre = \"cc-42\"\n";
     let daemon = Daemon::start(lab.path(), config).expect("an armed daemon");
@@ -80,7 +81,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let id = format!("venturi-lab-{number}");
         let hosts = lab.path().join(format!("hosts-{number}"));
         let lines: Vec<String> =
-            lab.world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+            world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
         std::fs::write(&hosts, lines.concat()).expect("a hosts file");
         // The host's own programs under a root of its own: a real container without an image registry.
         let root = lab.path().join(format!("root-{number}"));
@@ -96,9 +97,9 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         let root = root.display().to_string();
         let bind = "type=bind,src=/usr,dst=/usr,options=rbind:ro";
         let script = format!(
-            "for n in 1 2 3 4 5; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
+            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
              --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
-             https://api.openai.com/v1/chat/completions; sleep 0.3; done"
+             https://api.openai.com/v1/chat/completions; done"
         );
         let network = format!("network:/proc/{}/ns/net", std::process::id());
         let run = containerd
@@ -121,10 +122,10 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
             ])
             .status();
         assert!(run.expect("ctr").success(), "the container failed");
-        let wanted = format!("90{number}5").parse::<u64>().expect("a number");
+        let wanted = format!("90{number}2").parse::<u64>().expect("a number");
         let found =
             |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == wanted);
-        let records = daemon.calls_until(found).expect("the fifth call of the container");
+        let records = daemon.calls_until(found).expect("the second call of the container");
         let record =
             records.iter().find(|record| record["usage"]["input_tokens"] == wanted).expect("just found");
         assert_eq!(record["workload"]["container_id"], id, "{record}");
@@ -181,7 +182,7 @@ fn a_process_of_5_ms_is_attributed_to_its_container() {
         let leaf = Leaf::new(hierarchy, digit);
         // bash looks the name up, connects and is gone; its parent lives on a little.
         let script = format!(
-            "echo $$ > {}/cgroup.procs; for n in 1 2 3 4 5; do bash -c 'exec 3<>/dev/tcp/api.openai.com/443'; done; exec 3<&0; read line",
+            "echo $$ > {}/cgroup.procs; for n in 1 2; do bash -c 'exec 3<>/dev/tcp/api.openai.com/443'; done; exec 3<&0; read line",
             leaf.dir.display()
         );
         let mut command = lab.world.command(lab.path(), Path::new("/bin/sh")).expect("a command");

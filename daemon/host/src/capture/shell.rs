@@ -177,7 +177,9 @@ impl Shell {
 
     /// Asks again: names that take a file may have come in since, and what was known is not forgotten.
     fn workload(&mut self, process: ProcessKey) -> Arc<Workload> {
-        let Some(known) = self.memory.workloads.get(&process).cloned() else { return self.resolve(process, None) };
+        let Some(known) = self.memory.workloads.get(&process).cloned() else {
+            return self.resolve(process, None);
+        };
         let workload = self.identify.resolve(process, None);
         if workload.evidence == WorkloadEvidence::Unknown || workload.evidence > known.evidence {
             return known;

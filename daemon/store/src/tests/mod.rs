@@ -41,7 +41,9 @@ impl Home {
         let started = std::time::Instant::now();
         loop {
             match self.prepare() {
-                Err(PrepareError::Locked { .. }) if started.elapsed().as_secs() < 10 => std::thread::yield_now(),
+                Err(PrepareError::Locked { .. }) if started.elapsed().as_secs() < 10 => {
+                    std::thread::yield_now()
+                }
                 other => return other.unwrap(),
             }
         }

@@ -169,6 +169,7 @@ impl Planner {
             if !self.new_session(first.identity, first.process, opened, None) {
                 return;
             }
+            self.claim(first.identity);
         }
         let armed_at = self.processes.get(&first.process.pid).and_then(|process| process.armed_at);
         let Some(session) = self.sessions.get_mut(&first.identity) else { return };
@@ -431,7 +432,11 @@ impl Planner {
             self.out.push(Command::Verdict(identity, kernel));
         }
         if lives && kernel == Verdict::NotAi {
-            self.sessions.remove(&identity);
+            // What it claimed without a name was not its own.
+            let claimed = self.sessions.remove(&identity).and_then(|session| session.flow);
+            if let Some(flow) = claimed.and_then(|flow| self.flows.get_mut(&flow)) {
+                (flow.session, flow.covered) = (None, Covered::Nothing);
+            }
             self.out.push(Command::Close { identity, sent: None, received: None });
         }
     }
