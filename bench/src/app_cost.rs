@@ -59,7 +59,8 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
         // The other process runs no AI session at all: what the daemon's mere presence costs it.
         let mut ai = Pairs::start(&lab, "api.openai.com")?;
         let mut other = Pairs::start(&lab, "www.example.org")?;
-        (ai.round()?, other.round()?);
+        ai.round()?;
+        other.round()?;
         none.push(ai.round()?);
         other_none.push(other.round()?);
         {

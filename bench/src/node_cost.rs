@@ -13,8 +13,11 @@ use crate::measure::Ratio;
 /// How long one figure is measured once.
 const SPAN: Duration = Duration::from_millis(400);
 
+/// A load against an address; seconds per step.
+type Load = fn(SocketAddr) -> anyhow::Result<f64>;
+
 /// What is measured; larger is slower.
-const LOADS: &[(&str, fn(SocketAddr) -> anyhow::Result<f64>)] = &[
+const LOADS: &[(&str, Load)] = &[
     ("TCP 1-byte ping-pong", ping_pong),
     ("TCP 64 KB bulk", bulk),
     ("UDP send", udp),
