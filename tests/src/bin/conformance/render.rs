@@ -133,7 +133,7 @@ fn add_fields(fields: &mut Vec<(String, String)>, recorded: &[(String, String)],
         let name = name.to_ascii_lowercase();
         let framing =
             ["host", "content-length", "transfer-encoding", "connection", "expect"].contains(&name.as_str());
-        if !name.starts_with(':') && !framing && !(undone && name == "content-encoding") {
+        if !(name.starts_with(':') || framing || undone && name == "content-encoding") {
             fields.push((name, value.replace(['\r', '\n'], " ")));
         }
     }
