@@ -1,6 +1,6 @@
 """One process, one libssl, sessions to an AI and to other hosts interleaved on several threads.
 
-Reads one JSON object: {"rounds", "threads", "marker"}. Reports what it sent and received per kind of session, as the
+Reads one JSON object: {"rounds", "threads", "marker", "base"}. Reports what it sent and received per kind of session, as the
 application counts it.
 """
 
@@ -62,7 +62,7 @@ def worker(index):
         other = connect("www.example.org", True)
         for turn in range(2):
             call(other, "www.example.org", "/echo", other_body(), "other")
-            call(ai, "api.openai.com", "/v1/chat/completions", ai_body(500_000 + index * 10_000 + number * 10 + turn), "ai")
+            call(ai, "api.openai.com", "/v1/chat/completions", ai_body(plan["base"] + index * 10_000 + number * 10 + turn), "ai")
         other.close()
         ai.close()
         bare = connect("www.example.org", False)

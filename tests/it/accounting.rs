@@ -26,6 +26,7 @@ fn a_body_sent_in_many_attempts_counts_once() {
     run(600_001);
     let report = run(600_002);
     assert_eq!(report["ok"], true, "{report}");
+    assert!(report["timeouts"].as_u64() > Some(0), "no write had to be tried again: {report}");
     let found = |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == 600_002);
     let records = daemon.calls_until(found).expect("the call");
     let record =

@@ -33,6 +33,9 @@ fn record_of<'a>(call: &Call, records: &'a [Value]) -> Option<&'a Value> {
     records.iter().find(|record| record["usage"]["input_tokens"] == call.input)
 }
 
+/// A rule on a fact of the kernel.
+const OWNERS: &str = "[[owner]]\nmatch = { user = \"root\" }\nteam = \"lab\"\nservice = \"clients\"\n";
+
 #[test]
 fn every_client_is_recorded_exactly() {
     needs_kernel!("every_client_is_recorded_exactly");
@@ -40,7 +43,7 @@ fn every_client_is_recorded_exactly() {
     // A network's distance: on bare loopback the first call of a process may win the race against its arming, which
     // the first-call tests measure.
     let world = lab.at_distance(Duration::from_millis(5));
-    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let daemon = Daemon::start(lab.path(), OWNERS).expect("an armed daemon");
     let mut seed = 0;
     let mut problems = Vec::new();
     for client in Client::ALL {
@@ -89,6 +92,9 @@ fn differences(client: Client, pid: u32, call: &Call, record: &Value) -> Vec<Str
         ("/usage/output_tokens", Value::from(call.output)),
         ("/usage/cache_read_input_tokens", Value::from(call.cached)),
         ("/owner/tenant", Value::from("default")),
+        ("/owner/team", Value::from("lab")),
+        ("/owner/service", Value::from("clients")),
+        ("/band", Value::from("chargeback_eligible")),
         ("/cost/amount_usd", Value::from(list_price(call))),
         ("/cost/kind", Value::from("computed")),
     ];

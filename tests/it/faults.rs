@@ -36,45 +36,40 @@ fn no_request_fails_and_no_acknowledged_record_is_lost() {
             .expect("a follower");
         let lines = BufReader::new(follow.stdout.take().expect("its output")).lines();
         let attacher = child_of(daemon.child.id());
+        let target = if *who == "venturid" { daemon.child.id() } else { attacher };
         let hit = AtomicBool::new(false);
         let acknowledged = std::thread::scope(|scope| {
-            let load = scope.spawn(|| {
-                let mut rounds_after = 0;
-                while rounds_after < 2 {
-                    rounds_after += usize::from(hit.load(Ordering::SeqCst));
-                    let calls: Vec<Call> = (0..10)
-                        .map(|_| {
-                            seed += 1;
-                            Call::new("chat", seed % 2 == 0, 200_000 + seed)
-                        })
-                        .collect();
-                    let (_, reports) =
-                        clients::run(Client::PythonOpenai, &lab.world, lab.path(), &calls).expect("reports");
-                    let failed: Vec<_> = reports.iter().filter(|report| !report.ok()).collect();
-                    assert!(failed.is_empty(), "an application's request failed: {failed:?}");
+            // Hits when enough is acknowledged, then notes what is acknowledged afterwards too.
+            let follower = scope.spawn(|| {
+                let mut acknowledged = BTreeSet::new();
+                for line in lines.map_while(Result::ok) {
+                    let record: Value = serde_json::from_str(&line).expect("a JSON line");
+                    acknowledged.insert(record["id"].as_str().expect("an id").to_owned());
+                    if acknowledged.len() >= 15 && !hit.swap(true, Ordering::SeqCst) {
+                        let pid = nix::unistd::Pid::from_raw(i32::try_from(target).expect("a pid"));
+                        nix::sys::signal::kill(pid, *signal).expect("a hit");
+                    }
                 }
+                acknowledged
             });
-            // Follow until enough is acknowledged, hit, then drain what was still on its way.
-            let mut acknowledged = BTreeSet::new();
-            for line in lines.map_while(Result::ok) {
-                let record: Value = serde_json::from_str(&line).expect("a JSON line");
-                acknowledged.insert(record["id"].as_str().expect("an id").to_owned());
-                if acknowledged.len() == 15 {
-                    let pid = if *who == "venturid" { daemon.child.id() } else { attacher };
-                    nix::sys::signal::kill(
-                        nix::unistd::Pid::from_raw(i32::try_from(pid).expect("a pid")),
-                        *signal,
-                    )
-                    .expect("a hit");
-                    hit.store(true, Ordering::SeqCst);
-                    break;
-                }
+            let mut rounds_after = 0;
+            while rounds_after < 2 {
+                rounds_after += usize::from(hit.load(Ordering::SeqCst));
+                let calls: Vec<Call> = (0..10)
+                    .map(|_| {
+                        seed += 1;
+                        Call::new("chat", seed % 2 == 0, 200_000 + seed)
+                    })
+                    .collect();
+                let (_, reports) =
+                    clients::run(Client::PythonOpenai, &lab.world, lab.path(), &calls).expect("reports");
+                let failed: Vec<_> = reports.iter().filter(|report| !report.ok()).collect();
+                assert!(failed.is_empty(), "an application's request failed: {failed:?}");
             }
-            load.join().expect("the load");
-            acknowledged
+            let _ = follow.kill();
+            let _ = follow.wait();
+            follower.join().expect("the follower")
         });
-        let _ = follow.kill();
-        let _ = follow.wait();
         match exit {
             Some(code) => assert_eq!(
                 daemon.wait().expect("an exit code"),
@@ -108,6 +103,7 @@ fn stopped_processes_make_nobody_wait() {
     for pid in [main, attacher] {
         let pid = nix::unistd::Pid::from_raw(pid);
         nix::sys::signal::kill(pid, Signal::SIGSTOP).expect("a stop");
+        // It goes on only after the client has ended: a client that waited for it in any way would never end.
         let (_, reports) =
             clients::run(Client::PythonOpenai, &lab.world, lab.path(), &calls).expect("reports");
         assert!(reports.len() == calls.len() && reports.iter().all(clients::Report::ok), "{reports:?}");

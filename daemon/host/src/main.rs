@@ -22,7 +22,7 @@ struct Arguments {
     /// Unix socket on which queries are answered [default: /run/venturi/venturid.sock]
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
-    /// The privileged helper [default: venturi-attach beside this program]
+    /// The privileged process [default: venturi-attach beside this program]
     #[arg(long, value_name = "PATH")]
     attacher: Option<PathBuf>,
     /// User to become when started by root [default: venturi if it exists, else uid 61342]
@@ -37,6 +37,7 @@ struct Arguments {
 }
 
 fn main() -> ExitCode {
+    host::telemetry::keep_panics_quiet();
     host::memory::tune();
     let arguments = Arguments::parse();
     if arguments.print_example_config {

@@ -5,7 +5,7 @@
 //! `degraded`. Payload never reaches a log; identifiers go into fields.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use abi::attacher::Limit;
@@ -19,6 +19,26 @@ use tracing_subscriber::EnvFilter;
 use crate::capture::status::{CaptureSnapshot, CaptureStatus};
 use crate::config::{Log, Scope, TapMode};
 use crate::writer::Figures;
+
+/// Reports a panic by its place alone. Its message may quote what was being parsed (a string index out of bounds shows
+/// the string), and payload must not reach a log.
+pub fn keep_panics_quiet() {
+    std::panic::set_hook(Box::new(|panic| {
+        let thread = std::thread::current();
+        let line = panic_line(panic.location(), thread.name());
+        // Nothing can be done if stderr is closed.
+        let _ = writeln!(std::io::stderr(), "{line}");
+    }));
+}
+
+/// What is said of a panic: by construction nothing of its message.
+fn panic_line(place: Option<&std::panic::Location<'_>>, thread: Option<&str>) -> String {
+    let thread = thread.unwrap_or("unnamed");
+    match place {
+        Some(place) => format!("venturid: thread {thread} panicked at {}:{}", place.file(), place.line()),
+        None => format!("venturid: thread {thread} panicked"),
+    }
+}
 
 /// Sends our own log to stderr. `RUST_LOG` wins over the configuration. Later calls do nothing.
 pub fn log_to_stderr(log: Log) {
@@ -328,6 +348,14 @@ impl Telemetry {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_panic_is_reported_by_its_place() {
+        let place = std::panic::Location::caller();
+        let line = panic_line(Some(place), Some("shard-0"));
+        assert_eq!(line, format!("venturid: thread shard-0 panicked at {}:{}", file!(), place.line()));
+        assert_eq!(panic_line(None, None), "venturid: thread unnamed panicked");
+    }
 
     #[test]
     fn every_limit_has_a_stable_name_an_effect_and_a_remedy() {

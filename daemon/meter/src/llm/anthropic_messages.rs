@@ -25,6 +25,7 @@ macro_rules! usage {
             (concat!($prefix, "/usage/output_tokens_details/thinking_tokens"), Field::Count(Reasoning)),
             (concat!($prefix, "/usage/server_tool_use/web_search_requests"), Field::Count(WebSearch)),
             (concat!($prefix, "/usage/service_tier"), Field::Tier),
+            (concat!($prefix, "/usage/speed"), Field::Speed),
             (concat!($prefix, "/model"), Field::Model),
             (concat!($prefix, "/stop_reason"), Field::Finish),
             (concat!($prefix, "/content/*/name"), Field::Tool),
@@ -32,8 +33,8 @@ macro_rules! usage {
     };
 }
 
-const WHOLE: [(&str, Field); 13] = usage!("");
-const START: [(&str, Field); 13] = usage!("/message");
+const WHOLE: [(&str, Field); 14] = usage!("");
+const START: [(&str, Field); 14] = usage!("/message");
 const STREAM: [(&str, Field); 9] = [
     ("/type", Field::Kind),
     ("/error", Field::Error),

@@ -98,6 +98,8 @@ pub enum Field {
     Tool,
     /// Service tier.
     Tier,
+    /// Speed that the answer was made with: `fast` has prices of its own, above the tier.
+    Speed,
     /// An error, as object or text.
     Error,
     /// Its type.
@@ -136,6 +138,8 @@ pub struct Facts {
     pub tools: Vec<Box<str>>,
     /// Service tier.
     pub tier: Option<Box<str>>,
+    /// Served in fast mode, which is priced like a tier.
+    pub fast: bool,
     /// Error.
     pub error: Option<ProviderError>,
     /// Cost stated.
@@ -183,6 +187,7 @@ impl Facts {
             Field::Model => keep(&mut self.model, name(value)),
             Field::Status => keep(&mut self.status, word(value)),
             Field::Tier => keep(&mut self.tier, word(value)),
+            Field::Speed => self.fast |= text(value) == Some("fast"),
             Field::Kind => self.terminal |= text(value).is_some_and(|kind| terminal.contains(&kind)),
             Field::Finish => push(&mut self.finish, word(value), FINISH_REASONS_MAX),
             Field::Tool => push(&mut self.tools, word(value), TOOLS_MAX),

@@ -157,7 +157,7 @@ impl Open {
             let facts = answer.facts();
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model.clone();
-            exchange.service_tier = facts.tier.clone();
+            exchange.service_tier = if facts.fast { Some("fast".into()) } else { facts.tier.clone() };
             exchange.finish_reasons = facts.finish.clone();
             if exchange.finish_reasons.is_empty() {
                 exchange.finish_reasons.extend(facts.status.clone());

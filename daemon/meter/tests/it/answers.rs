@@ -197,6 +197,22 @@ fn details_are_kept() {
     assert_eq!(exchange.requested_model.as_deref(), Some("asked"));
 }
 
+/// The tier decides the price: it is the answer's, and fast mode stands above it.
+#[test]
+fn the_tier_is_what_was_served() {
+    for (speed, expected) in
+        [("", "standard"), (",\"speed\":\"standard\"", "standard"), (",\"speed\":\"fast\"", "fast")]
+    {
+        let body = format!(
+            "{{\"model\":\"served\",\"usage\":{{\"input_tokens\":1,\"output_tokens\":2,\"service_tier\":\"standard\"{speed}}}}}"
+        );
+        let sent = format!("POST {} HTTP/1.1\r\nContent-Length: 2\r\n\r\n{{}}", MESSAGES.target);
+        let outcome =
+            call(MESSAGES.host, sent.as_bytes(), &answer(200, MESSAGES.fields, body.as_bytes()), &[9]);
+        assert_eq!(outcome.one().service_tier.as_deref(), Some(expected), "{speed}");
+    }
+}
+
 #[test]
 fn the_first_token_is_the_first_event_with_output() {
     let mut driver = crate::harness::Driver::new("api.openai.com", false);
