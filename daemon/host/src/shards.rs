@@ -197,9 +197,13 @@ pub struct ShardSenders {
     status: Arc<CaptureStatus>,
 }
 
-/// One shard less than there are CPUs, at least one.
+/// Shards at most: one meters hundreds of megabytes a second, and each has bounds of its own that add up to the memory
+/// and the threads which the shipped manifests grant.
+const SHARDS_MAX: usize = 4;
+
+/// One shard less than there are CPUs, one to [`SHARDS_MAX`].
 pub fn default_count() -> usize {
-    std::thread::available_parallelism().map_or(1, |count| count.get().saturating_sub(1).max(1))
+    std::thread::available_parallelism().map_or(1, |count| count.get().saturating_sub(1).clamp(1, SHARDS_MAX))
 }
 
 impl Shards {

@@ -166,7 +166,22 @@ fn failed(error: sled::Error) -> Failed {
     match error {
         sled::Error::Io(error) => {
             let lock = error.to_string().contains("could not acquire lock");
+            // A lack of descriptors or memory, or a disk that does not answer, says nothing about the database.
+            let passing = matches!(
+                error.raw_os_error(),
+                Some(
+                    libc::EMFILE
+                        | libc::ENFILE
+                        | libc::ENOMEM
+                        | libc::EAGAIN
+                        | libc::EINTR
+                        | libc::ETIMEDOUT
+                        | libc::ESTALE
+                        | libc::EBUSY
+                )
+            );
             let surroundings = lock
+                || passing
                 || matches!(
                     error.kind(),
                     ErrorKind::PermissionDenied

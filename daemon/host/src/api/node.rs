@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use abi::attacher::{Limit, LoadedProgram};
 use abi::counter::Counter;
+use meter::attribution::TenantName;
 use meter::record::Coverage;
 use meter::time::UnixNanos;
 use proto::v1;
@@ -54,7 +55,16 @@ impl Node for NodeQueries {
 fn node_status(telemetry: &Telemetry, principal: &Principal) -> v1::NodeStatus {
     let now = realtime();
     let capture = telemetry.capture.snapshot();
-    let degradations = telemetry.degradations(&capture, now);
+    let mut degradations = telemetry.degradations(&capture, now);
+    // Another tenant's name, directory and losses are not shown.
+    let visible = |entry: &Degradation| match entry {
+        Degradation::Quarantined { tenant, .. } | Degradation::NotDurable { tenant, .. } => {
+            principal.sees_node() || TenantName::new(tenant).is_some_and(|name| principal.reads(&name))
+        }
+        Degradation::NotStoring { .. } => principal.sees_node(),
+        _ => true,
+    };
+    degradations.retain(|(entry, _)| visible(entry));
     let degraded = degradations.iter().any(|(entry, _)| entry.severity() == Severity::Degraded);
     let armed = telemetry.mode == CaptureMode::Live && capture.armed && !capture.lost;
     let state = match (capture.lost, degraded) {

@@ -19,7 +19,7 @@ use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::time::Duration;
 
@@ -231,6 +231,8 @@ struct Shared {
     socket: OwnedFd,
     next_id: AtomicU64,
     outstanding: Mutex<HashMap<u64, Then>>,
+    /// Requests whose answer was not handed on yet.
+    unanswered: AtomicUsize,
     lost: AtomicBool,
     child: Mutex<Child>,
     pid: u32,
@@ -251,6 +253,7 @@ impl Attacher {
             socket,
             next_id: AtomicU64::new(1),
             outstanding: Mutex::default(),
+            unanswered: AtomicUsize::new(0),
             lost: AtomicBool::new(false),
             pid: child.id(),
             child: Mutex::new(child),
@@ -277,10 +280,16 @@ impl Attacher {
         self.shared.lost.load(Ordering::Acquire)
     }
 
+    /// True if every request was answered and every answer handed on.
+    pub fn is_idle(&self) -> bool {
+        self.shared.unanswered.load(Ordering::Acquire) == 0
+    }
+
     /// Sends a request; `then` gets its answer on the client thread.
     pub fn ask(&self, mut request: Request, then: impl FnOnce(Result<Answer, Lost>) + Send + 'static) {
         let id = self.shared.next_id.fetch_add(1, Ordering::Relaxed);
         request.id = id;
+        self.shared.unanswered.fetch_add(1, Ordering::AcqRel);
         self.shared.table().insert(id, Box::new(then));
         if self.is_lost() {
             return self.shared.finish(id, Err(Lost));
@@ -354,6 +363,7 @@ impl Shared {
         let then = self.table().remove(&id);
         if let Some(then) = then {
             then(answer);
+            self.unanswered.fetch_sub(1, Ordering::AcqRel);
         }
     }
 
@@ -362,6 +372,7 @@ impl Shared {
         let all = std::mem::take(&mut *self.table());
         for then in all.into_values() {
             then(Err(Lost));
+            self.unanswered.fetch_sub(1, Ordering::AcqRel);
         }
     }
 }

@@ -132,7 +132,6 @@ impl Capture {
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let ring = thread("ring").spawn(move || reader.run()).context("starting the ring thread")?;
         let planner = thread("planner").spawn(move || shell.run()).context("starting the planner thread")?;
-        status.set_armed(true);
         Ok(Capture { mailbox, stop, ring, planner, attacher })
     }
 

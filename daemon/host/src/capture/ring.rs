@@ -22,6 +22,8 @@ use crate::shards::{OwnedChunk, Payload, ShardSenders};
 const EVENTS_BATCH: usize = 1_024;
 /// Content records of one turn: bounded so that events do not wait behind a flood.
 const CONTENT_BATCH: usize = 4_096;
+/// Content drained before something ends is told, at most: eight default rings.
+const CONTENT_RING_BYTES_MAX: usize = 64 << 20;
 /// Sessions whose first content was told to the planner. When full, all are told again, which it ignores.
 const TOLD_MAX: usize = 32_768;
 /// Weight of an event in the planner's mailbox.
@@ -79,9 +81,10 @@ impl RingReader {
                 Err(_) => self.status.lost(Loss::MalformedRecord, 1),
             }
         }
-        let mut chunks = 0;
+        let (mut chunks, mut drained) = (0, 0);
         loop {
             let Some(item) = self.rings.content.next() else { break };
+            drained += item.len();
             let owned = parse_chunk(&item).map(|chunk| {
                 let first = FirstContent {
                     identity: chunk.session,
@@ -106,8 +109,9 @@ impl RingReader {
                 Ok((first, owned)) => self.hand_on(first, owned, told),
                 Err(_) => self.status.lost(Loss::MalformedRecord, 1),
             }
-            // Content of a batch that ends something is drained to its end, whatever its length.
-            if chunks >= CONTENT_BATCH && ending.is_empty() {
+            // Before something ends, the content that preceded it is drained: at most what the ring can hold, so that
+            // a flood neither starves the events nor holds up the end.
+            if chunks >= CONTENT_BATCH && (ending.is_empty() || drained >= CONTENT_RING_BYTES_MAX) {
                 break;
             }
         }

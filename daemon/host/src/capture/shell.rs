@@ -27,6 +27,10 @@ use crate::shards::{Open, ShardSenders, ToShard};
 
 /// Longest sleep of an idle planner.
 const IDLE: Duration = Duration::from_millis(500);
+/// Longest sleep while what was found at the start is being attached.
+const STARTING: Duration = Duration::from_millis(5);
+/// Longest wait for that, before capture counts as armed all the same: on a busy node something is always asked.
+const STARTING_NS: u64 = 3_000_000_000;
 /// How often counters are read, the clock is compared and the tap's share is published.
 const HOUSEKEEPING_NS: u64 = 500_000_000;
 /// How often routes are read.
@@ -92,11 +96,22 @@ impl Shell {
         let first = self.planner.start_tap(monotonic());
         self.carry_out(first);
         let mut batch = Vec::new();
+        let began = monotonic();
+        let mut starting = true;
         loop {
             let now = monotonic();
-            let due =
-                self.planner.deadline().map_or(IDLE, |at| Duration::from_nanos(at.since(now)).min(IDLE));
+            let longest = if starting { STARTING } else { IDLE };
+            let due = self
+                .planner
+                .deadline()
+                .map_or(longest, |at| Duration::from_nanos(at.since(now)).min(longest));
+            let idle = self.attacher.is_idle();
             self.mailbox.take(due, &mut batch);
+            // Nothing asked and nothing answered: what was found at the start is attached, later calls are seen.
+            if starting && (idle && batch.is_empty() || now.since(began) > STARTING_NS) {
+                starting = false;
+                self.status.set_armed(true);
+            }
             for (event, _) in batch.drain(..) {
                 let stop = matches!(event, Event::Stop);
                 self.step(event);
