@@ -182,7 +182,7 @@ fn a_process_of_5_ms_is_attributed_to_its_container() {
         let leaf = Leaf::new(hierarchy, digit);
         // bash looks the name up, connects and is gone; its parent lives on a little.
         let script = format!(
-            "echo $$ > {}/cgroup.procs; for n in 1 2; do bash -c 'exec 3<>/dev/tcp/api.openai.com/443'; done; exec 3<&0; read line",
+            "echo $$ > {}/cgroup.procs; for n in 1 2 3 4 5; do bash -c 'exec 3<>/dev/tcp/api.openai.com/443'; done; exec 3<&0; read line",
             leaf.dir.display()
         );
         let mut command = lab.world.command(lab.path(), Path::new("/bin/sh")).expect("a command");
