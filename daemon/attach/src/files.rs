@@ -1,7 +1,9 @@
 //! Files that main may not open itself: mapped executables and libraries, memory maps, runtimes' state files.
 //!
 //! Everything is opened read-only and handed on unread. A mapped file gets a number, stable for (device, inode) while
-//! the attacher lives and holds it, and is remembered with its executable ranges: hooks are attached nowhere else.
+//! the attacher lives and holds it, and is remembered with its executable ranges: hooks are attached nowhere else. A file
+//! that was written since is another file: main's offsets belong to what it read, and a probe in the middle of an
+//! instruction would crash the program.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -24,12 +26,28 @@ const RANGES_MAX: usize = 64;
 pub(crate) struct Mapped {
     fd: OwnedFd,
     key: (u64, u64),
+    written: Written,
     /// Offset and length of executable mappings seen.
     ranges: Vec<(u64, u64)>,
     used: u64,
 }
 
+/// Size and time of the last write: seconds and nanoseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Written(i64, i64, i64);
+
+impl Written {
+    fn of(stat: &FileStat) -> Written {
+        Written(stat.st_size, stat.st_mtime, stat.st_mtime_nsec)
+    }
+}
+
 impl Mapped {
+    /// False if the file was written since it was opened: what was read of it is no longer so.
+    pub(crate) fn is_unchanged(&self) -> bool {
+        fstat(&self.fd).is_ok_and(|stat| Written::of(&stat) == self.written)
+    }
+
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
@@ -83,23 +101,28 @@ impl Files {
         let for_main = fd.try_clone().map_err(|error| Refused::from_io(&error))?;
         let number = self.remember(
             key,
+            Written::of(&stat),
             fd,
             (offset, len.min(u64::try_from(stat.st_size).unwrap_or(0).saturating_sub(offset))),
         );
         Ok((Opened { number, device: key.0, inode: key.1 }, for_main))
     }
 
-    fn remember(&mut self, key: (u64, u64), fd: OwnedFd, range: (u64, u64)) -> u64 {
+    fn remember(&mut self, key: (u64, u64), written: Written, fd: OwnedFd, range: (u64, u64)) -> u64 {
         self.clock += 1;
         let used = self.clock;
         if let Some(number) = self.by_key.get(&key)
             && let Some(mapped) = self.by_number.get_mut(number)
+            && mapped.written == written
         {
             mapped.used = used;
             if !mapped.ranges.contains(&range) && mapped.ranges.len() < RANGES_MAX {
                 mapped.ranges.push(range);
             }
             return *number;
+        }
+        if let Some(rewritten) = self.by_key.remove(&key) {
+            self.by_number.remove(&rewritten);
         }
         if self.by_number.len() >= FILES_MAX
             && let Some(oldest) =
@@ -109,7 +132,7 @@ impl Files {
             self.by_key.remove(&closed.key);
         }
         self.next += 1;
-        self.by_number.insert(self.next, Mapped { fd, key, ranges: vec![range], used });
+        self.by_number.insert(self.next, Mapped { fd, key, written, ranges: vec![range], used });
         self.by_key.insert(key, self.next);
         self.next
     }
@@ -192,6 +215,27 @@ mod tests {
     fn check(which: StateFile, container: &str, expected: Option<&str>) {
         let path = state_path(which, container.as_bytes()).ok().map(|(base, rest)| format!("{base}/{rest}"));
         assert_eq!(path.as_deref(), expected, "{container}");
+    }
+
+    #[test]
+    fn a_file_that_was_rewritten_in_place_is_another_file() {
+        let path = std::env::temp_dir().join(format!("venturi-rewritten-{}", std::process::id()));
+        std::fs::write(&path, b"before").expect("a file");
+        let mut files = Files::default();
+        let remember = |files: &mut Files| {
+            let fd = OwnedFd::from(File::open(&path).expect("the file"));
+            let stat = fstat(&fd).expect("its state");
+            files.remember((stat.st_dev, stat.st_ino), Written::of(&stat), fd, (0, 4096))
+        };
+        let first = remember(&mut files);
+        assert_eq!(remember(&mut files), first, "unchanged: the same number");
+        assert!(files.get(first).is_some_and(Mapped::is_unchanged));
+        std::fs::write(&path, b"rewritten").expect("the same inode, other content");
+        assert!(!files.get(first).is_some_and(Mapped::is_unchanged), "nothing is attached to it any more");
+        let second = remember(&mut files);
+        assert_ne!(second, first);
+        assert!(files.get(first).is_none() && files.get(second).is_some_and(Mapped::is_unchanged));
+        std::fs::remove_file(&path).expect("removed");
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Server {
         if self.uprobes.len() >= ATTACHMENTS_MAX {
             return Err(Refused::Limit);
         }
-        let file = self.files.get(request.file).ok_or(Refused::Gone)?;
+        let file = self.files.get(request.file).filter(|file| file.is_unchanged()).ok_or(Refused::Gone)?;
         if !places.iter().all(|(_, offset)| file.is_code(*offset)) {
             return Err(Refused::NotAllowed);
         }
