@@ -10,6 +10,7 @@ use std::time::Duration;
 use crate::ca::{AI_HOSTS, Authority, OTHER_HOSTS};
 use crate::clients::World;
 use crate::provider::{self, Served};
+use crate::relay::Distance;
 
 static TURN: Mutex<()> = Mutex::new(());
 static NEXT_ADDRESS: AtomicU8 = AtomicU8::new(1);
@@ -69,9 +70,15 @@ impl Lab {
     /// # Panics
     /// If the relay cannot listen.
     pub fn at_distance(&self, delay: Duration) -> World {
+        self.behind(Distance { delay, window: None })
+    }
+
+    /// The same world with the AI hosts behind a relay over `distance`.
+    pub fn behind(&self, distance: Distance) -> World {
         let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
         let far = IpAddr::V4(Ipv4Addr::new(127, 78, number, 1));
-        let relay = crate::relay::spawn(SocketAddr::new(far, 443), SocketAddr::new(self.address, 443), delay);
+        let relay =
+            crate::relay::spawn(SocketAddr::new(far, 443), SocketAddr::new(self.address, 443), distance);
         self.runtime.block_on(relay).expect("a relay");
         let mut world = self.world.clone();
         for host in AI_HOSTS {

@@ -1,18 +1,39 @@
 //! A TCP relay that delays every byte by a fixed time per direction: distance, where netem is missing.
+//!
+//! It may also be narrow: only so many bytes are on their way at once, and the rest waits in the sender's socket.
 
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
-/// Listens on `listen` and relays to `target`, delaying each direction by `delay`, until the runtime ends.
+/// Of the receiving sockets of a narrow relay, in bytes: set, the kernel does not let it grow.
+const NARROW_RECEIVE_BUFFER: u32 = 16 * 1024;
+
+/// What lies between a client and its provider.
+#[derive(Clone, Copy, Debug)]
+pub struct Distance {
+    /// Per direction.
+    pub delay: Duration,
+    /// The most bytes on their way per direction, 64 KiB or more; `None`: as many as come.
+    pub window: Option<u32>,
+}
+
+/// Listens on `listen` and relays to `target` over `distance`, until the runtime ends.
 ///
 /// Accepting is not delayed: the kernel answers the SYN. What a client sees is the delay of its first bytes, so one
-/// TLS 1.3 handshake costs one round trip of `2 * delay` instead of two.
-pub async fn spawn(listen: SocketAddr, target: SocketAddr, delay: Duration) -> anyhow::Result<()> {
-    let listener = TcpListener::bind(listen).await?;
+/// TLS 1.3 handshake costs one round trip of twice the delay instead of two.
+pub async fn spawn(listen: SocketAddr, target: SocketAddr, distance: Distance) -> anyhow::Result<()> {
+    let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if distance.window.is_some() {
+        socket.set_recv_buffer_size(NARROW_RECEIVE_BUFFER)?;
+    }
+    socket.bind(listen)?;
+    let listener = socket.listen(1024)?;
     tokio::spawn(async move {
         while let Ok((inbound, _)) = listener.accept().await {
             tokio::spawn(async move {
@@ -21,7 +42,7 @@ pub async fn spawn(listen: SocketAddr, target: SocketAddr, delay: Duration) -> a
                 let _ = outbound.set_nodelay(true);
                 let (from_client, to_client) = inbound.into_split();
                 let (from_server, to_server) = outbound.into_split();
-                tokio::join!(pump(from_client, to_server, delay), pump(from_server, to_client, delay));
+                tokio::join!(pump(from_client, to_server, distance), pump(from_server, to_client, distance));
             });
         }
     });
@@ -32,13 +53,17 @@ pub async fn spawn(listen: SocketAddr, target: SocketAddr, delay: Duration) -> a
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    delay: Duration,
+    distance: Distance,
 ) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(1024);
+    let window = &distance.window.map(|bytes| Semaphore::new(bytes as usize));
     let reader = async move {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = from.read(&mut buffer).await {
-            if sender.send((Instant::now() + delay, buffer[..read].to_vec())).await.is_err() {
+            if let Some(window) = window {
+                window.acquire_many(read as u32).await.expect("never closed").forget();
+            }
+            if sender.send((Instant::now() + distance.delay, buffer[..read].to_vec())).await.is_err() {
                 return;
             }
         }
@@ -48,6 +73,9 @@ async fn pump(
             tokio::time::sleep_until(due).await;
             if to.write_all(&bytes).await.is_err() {
                 return;
+            }
+            if let Some(window) = window {
+                window.add_permits(bytes.len());
             }
         }
         let _ = to.shutdown().await;
