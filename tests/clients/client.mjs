@@ -21,7 +21,15 @@ function body(call) {
 async function viaSdk() {
   const require = createRequire(join(process.env.LAB_NODE_MODULES, "package.json"));
   const OpenAI = require("openai").default ?? require("openai");
-  const client = new OpenAI({ apiKey: key, baseURL: base, maxRetries: 0 });
+  // The SDK's own hook for what it sends and gets: the sizes of both bodies.
+  let sent, received;
+  const counting = async (url, init) => {
+    sent = Buffer.byteLength(init.body);
+    const answer = await fetch(url, init);
+    received = answer.clone().arrayBuffer().then((body) => body.byteLength);
+    return answer;
+  };
+  const client = new OpenAI({ apiKey: key, baseURL: base, maxRetries: 0, fetch: counting });
   return async (call) => {
     const resource = call.api === "responses" ? client.responses : client.chat.completions;
     const answer = await resource.create(body(call));
@@ -30,7 +38,7 @@ async function viaSdk() {
       events = 0;
       for await (const _ of answer) events += 1;
     }
-    return { events };
+    return { events, sent, received: await received };
   };
 }
 
@@ -38,9 +46,10 @@ function viaFetch() {
   return async (call) => {
     const path = { chat: base + "/chat/completions", responses: base + "/responses", messages: anthropic + "/v1/messages" }[call.api];
     const headers = { "content-type": "application/json", authorization: "Bearer " + key };
-    const answer = await fetch(path, { method: "POST", headers, body: JSON.stringify(body(call)) });
-    const text = await answer.text();
-    return { status: answer.status, received: text.length };
+    const text = JSON.stringify(body(call));
+    const answer = await fetch(path, { method: "POST", headers, body: text });
+    const received = (await answer.arrayBuffer()).byteLength;
+    return { status: answer.status, sent: Buffer.byteLength(text), received };
   };
 }
 

@@ -36,32 +36,52 @@ def method(client, call):
     }[call["api"]]()
 
 
+class Sizes:
+    """Bytes of each body as they travelled, counted by the HTTP library below the SDK."""
+
+    def __init__(self):
+        self.answers = {}
+
+    def note(self, answer):
+        text = answer.request.content.decode()
+        self.answers[next(order for order in self.answers if order in text)] = answer
+
+    async def note_async(self, answer):
+        self.note(answer)
+
+    def of(self, call):
+        answer = self.answers.pop(call["order"])
+        return {"sent": len(answer.request.content), "received": answer.num_bytes_downloaded}
+
+
 def report(call, started, ok, **more):
     elapsed = (time.perf_counter() - started) * 1000
     print(json.dumps({"ok": ok, "order": call["order"], "ms": elapsed, **more}), flush=True)
 
 
-def run_sync(client, calls):
+def run_sync(client, calls, sizes):
     for call in calls:
         started = time.perf_counter()
+        sizes.answers[call["order"]] = None
         try:
             answer = method(client, call)(**arguments(call))
             events = sum(1 for _ in answer) if call["stream"] else 1
-            report(call, started, True, events=events)
+            report(call, started, True, events=events, **sizes.of(call))
         except Exception as error:  # an application would see this too
             report(call, started, False, error=repr(error))
 
 
-async def run_async(client, calls):
+async def run_async(client, calls, sizes):
     async def one(call):
         started = time.perf_counter()
+        sizes.answers[call["order"]] = None
         try:
             answer = await method(client, call)(**arguments(call))
             events = 0
             if call["stream"]:
                 async for _ in answer:
                     events += 1
-            report(call, started, True, events=events)
+            report(call, started, True, events=events, **sizes.of(call))
         except Exception as error:
             report(call, started, False, error=repr(error))
 
@@ -91,22 +111,30 @@ def run_httpx(calls):
 def main():
     mode = sys.argv[1]
     calls = [json.loads(line) for line in sys.stdin if line.strip()]
+    sizes = Sizes()
+    hooks = {"event_hooks": {"response": [sizes.note]}}
+    hooks_async = {"event_hooks": {"response": [sizes.note_async]}}
     if mode == "openai":
         import openai
 
-        run_sync(openai.OpenAI(api_key=KEY, base_url=OPENAI, max_retries=0), calls)
+        http = openai.DefaultHttpxClient(**hooks)
+        run_sync(openai.OpenAI(api_key=KEY, base_url=OPENAI, max_retries=0, http_client=http), calls, sizes)
     elif mode == "openai-async":
         import openai
 
-        asyncio.run(run_async(openai.AsyncOpenAI(api_key=KEY, base_url=OPENAI, max_retries=0), calls))
+        http = openai.DefaultAsyncHttpxClient(**hooks_async)
+        asyncio.run(run_async(openai.AsyncOpenAI(api_key=KEY, base_url=OPENAI, max_retries=0, http_client=http), calls, sizes))
     elif mode == "anthropic":
         import anthropic
 
-        run_sync(anthropic.Anthropic(api_key=KEY, base_url=ANTHROPIC, max_retries=0), calls)
+        http = anthropic.DefaultHttpxClient(**hooks)
+        run_sync(anthropic.Anthropic(api_key=KEY, base_url=ANTHROPIC, max_retries=0, http_client=http), calls, sizes)
     elif mode == "anthropic-async":
         import anthropic
 
-        asyncio.run(run_async(anthropic.AsyncAnthropic(api_key=KEY, base_url=ANTHROPIC, max_retries=0), calls))
+        http = anthropic.DefaultAsyncHttpxClient(**hooks_async)
+        client = anthropic.AsyncAnthropic(api_key=KEY, base_url=ANTHROPIC, max_retries=0, http_client=http)
+        asyncio.run(run_async(client, calls, sizes))
     elif mode == "httpx":
         run_httpx(calls)
     else:

@@ -1,27 +1,40 @@
 """One process, one libssl, sessions to an AI and to other hosts interleaved on several threads.
 
-Reads one JSON object: {"rounds", "threads", "marker", "base"}. Reports what it sent and received per kind of session, as the
-application counts it.
+Reads one JSON object on a line: {"rounds", "threads", "marker", "base"}. Opens a session to an intranet host, says
+"early", and goes on when the next line comes. Reports what it sent and received per kind of session, as the application
+counts it, and at how many addresses an `SSL` object of an AI session stood where one of another session had been freed,
+or the other way round.
 """
 
+import ctypes
 import json
 import socket
 import ssl
 import sys
 import threading
 
-plan = json.load(sys.stdin)
+plan = json.loads(sys.stdin.readline())
 context = ssl.create_default_context()
 nameless = ssl.create_default_context()
 nameless.check_hostname = False
 totals = {kind: {"calls": 0, "sent": 0, "received": 0} for kind in ("ai", "other", "nameless")}
 lock = threading.Lock()
+kinds_at = {}
+
+
+def ssl_address(session):
+    """Address of the session's `SSL` object: CPython's `PySSLSocket` is a head of two words, a weak reference, then it."""
+    return ctypes.c_void_p.from_address(id(session._sslobj) + 3 * ctypes.sizeof(ctypes.c_void_p)).value
+
 
 
 def connect(host, sni):
     raw = socket.create_connection((host, 443), timeout=30)
     raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return (context if sni else nameless).wrap_socket(raw, server_hostname=host if sni else None)
+    session = (context if sni else nameless).wrap_socket(raw, server_hostname=host if sni else None)
+    with lock:
+        kinds_at.setdefault(ssl_address(session), set()).add("ai" if host == "api.openai.com" else "other")
+    return session
 
 
 def call(session, host, path, body, kind):
@@ -73,10 +86,13 @@ def worker(index):
 # Opened before anything makes this process interesting, used to the end.
 early = connect("intranet.example.org", True)
 call(early, "intranet.example.org", "/echo", other_body(), "other")
+print("early", flush=True)
+sys.stdin.readline()
 threads = [threading.Thread(target=worker, args=(index,)) for index in range(plan["threads"])]
 for thread in threads:
     thread.start()
 for thread in threads:
     thread.join()
 call(early, "intranet.example.org", "/echo", other_body(), "other")
-print(json.dumps(totals), flush=True)
+reused = sum(len(kinds) > 1 for kinds in kinds_at.values())
+print(json.dumps(totals | {"reused": reused}), flush=True)

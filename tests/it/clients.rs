@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::clients::{self, Call, Client};
+use e2e::clients::{self, Call, Client, Report};
 use e2e::daemon::Daemon;
 use e2e::needs_kernel;
 use e2e::provider::served_model;
@@ -51,13 +51,14 @@ fn every_client_is_recorded_exactly() {
         clients::run(*client, &world, lab.path(), &warm_up).expect("a first run of the executable");
         let calls = calls_of(*client, &mut seed);
         let (pid, reports) = clients::run(*client, &world, lab.path(), &calls).expect("the client's reports");
-        assert!(reports.iter().all(e2e::clients::Report::ok), "{client:?} failed: {reports:?}");
+        assert!(reports.iter().all(Report::ok), "{client:?} failed: {reports:?}");
         let all = |records: &[Value]| calls.iter().all(|call| record_of(call, records).is_some());
         match daemon.calls_until(all) {
             Ok(records) => {
                 for call in &calls {
                     let record = record_of(call, &records).expect("just found");
-                    problems.extend(differences(*client, pid, call, record));
+                    let report = reports.iter().find(|report| report.is_of(call)).expect("its report");
+                    problems.extend(differences(*client, pid, call, report, record));
                 }
             }
             Err(error) => problems.push(format!("{client:?}: {error:#}")),
@@ -79,8 +80,10 @@ fn list_price(call: &Call) -> String {
     PicoUsd(u128::from(pico)).to_string()
 }
 
-/// What the record says otherwise than the call.
-fn differences(client: Client, pid: u32, call: &Call, record: &Value) -> Vec<String> {
+/// What the record says otherwise than the call that was made and what its client counted.
+fn differences(client: Client, pid: u32, call: &Call, report: &Report, record: &Value) -> Vec<String> {
+    // curl is a child of the script: another process each time.
+    let pid = report.value["pid"].as_u64().unwrap_or(u64::from(pid));
     let provider = if call.api == "messages" { "anthropic" } else { "openai" };
     let mut wanted = vec![
         ("/provider", Value::from(provider)),
@@ -97,13 +100,12 @@ fn differences(client: Client, pid: u32, call: &Call, record: &Value) -> Vec<Str
         ("/band", Value::from("chargeback_eligible")),
         ("/cost/amount_usd", Value::from(list_price(call))),
         ("/cost/kind", Value::from("computed")),
+        ("/request_bytes", report.value["sent"].clone()),
+        ("/response_bytes", report.value["received"].clone()),
+        ("/workload/pid", Value::from(pid)),
     ];
     if call.api != "messages" {
         wanted.push(("/usage/reasoning_output_tokens", Value::from(call.reasoning)));
-    }
-    // curl is a child of the script: another process.
-    if client != Client::Curl {
-        wanted.push(("/workload/pid", Value::from(pid)));
     }
     wanted
         .into_iter()
@@ -125,7 +127,7 @@ fn the_laboratory_serves_every_client() {
         let (_, reports) =
             clients::run(*client, &lab.world, lab.path(), &calls).expect("the client's reports");
         assert_eq!(reports.len(), calls.len(), "{client:?}");
-        assert!(reports.iter().all(e2e::clients::Report::ok), "{client:?}: {reports:?}");
+        assert!(reports.iter().all(Report::ok), "{client:?}: {reports:?}");
     }
     let served = lab.ai.requests.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(served, seed, "requests served and calls made");

@@ -1,8 +1,8 @@
 //! Plaintext only where it belongs: one process with both kinds of sessions, and nothing of the other kind anywhere.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::Path;
-use std::process::Stdio;
+use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 use std::time::Duration;
 
 use e2e::daemon::Daemon;
@@ -14,29 +14,63 @@ use e2e::lab::Lab;
 
 const MARKER: &str = "not-for-venturi-7f3a9c51";
 
+/// The most that may leave the kernel of a session whose host is not yet known, in bytes.
+const PREFIX: u64 = 8 * 512;
+
+/// A client with both kinds of sessions that waits for the word to go on.
+struct Mixed {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Mixed {
+    /// Lets it go on, and returns what it counted.
+    fn totals(mut self) -> Value {
+        writeln!(self.input, "go").expect("the word");
+        let mut text = String::new();
+        self.output.read_to_string(&mut text).expect("its totals");
+        assert!(self.child.wait().expect("its end").success(), "the client failed");
+        serde_json::from_str(&text).expect("its totals")
+    }
+}
+
 #[test]
 fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
     needs_kernel!("other_sessions_of_an_ai_process_stay_in_the_kernel");
     let lab = Lab::new(&["http/1.1"]);
     let world = lab.at_distance(Duration::from_millis(5));
-    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
     let python = Toolbox::get().python.as_ref().expect("Python with the SDKs");
     let (threads, rounds) = (4, 5);
-    let run = |base: usize| -> Value {
+    let start = |base: usize| -> Mixed {
         let mut command = world.command(lab.path(), python).expect("a command");
         command.arg(workspace().join("tests/clients/mixed.py"));
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
+        let mut input = child.stdin.take().expect("its input");
+        let mut output = BufReader::new(child.stdout.take().expect("its output"));
         let plan = json!({"rounds": rounds, "threads": threads, "marker": MARKER, "base": base});
-        write!(child.stdin.take().expect("its input"), "{plan}").expect("a plan");
-        let output = child.wait_with_output().expect("its end");
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        serde_json::from_slice(&output.stdout).expect("its totals")
+        writeln!(input, "{plan}").expect("a plan");
+        let mut line = String::new();
+        output.read_line(&mut line).expect("a word");
+        assert_eq!(line, "early\n", "its first session is open");
+        Mixed { child, input, output }
     };
-    // The first run makes the executable known; what is asserted is the second.
-    run(500_000);
+    // The first run makes the executable known. Its first session, to another host, is older than the daemon.
+    let first = start(500_000);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let totals = first.totals();
+    let nameless = totals["nameless"]["calls"].as_u64().expect("a count");
+    let early = counters(&daemon);
+    let prefixes = early["kernel_prefix_bytes_emitted"].as_u64().unwrap_or(0);
+    assert!(prefixes <= (nameless + 2) * PREFIX, "prefixes beyond their bound: {early}");
+    // Also in the second the first session is open before the process is armed for anything it does later.
     let before = counters(&daemon);
     let seen = daemon.calls().expect("calls").len();
-    let totals = run(600_000);
+    let totals = start(600_000).totals();
+    assert!(
+        totals["reused"].as_u64() > Some(0),
+        "no SSL object stood where one of the other kind was: {totals}"
+    );
     let expected = usize::try_from(totals["ai"]["calls"].as_u64().expect("a count")).expect("small");
     assert_eq!(expected, threads * rounds * 2);
     let records = daemon.calls_until(|records| records.len() >= seen + expected).expect("all calls");
@@ -64,7 +98,7 @@ fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
     );
     let nameless = totals["nameless"]["calls"].as_u64().expect("a count");
     assert!(
-        grown("kernel_prefix_bytes_emitted") <= (nameless + 2) * 8 * 512,
+        grown("kernel_prefix_bytes_emitted") <= (nameless + 2) * PREFIX,
         "prefixes beyond their bound: {after}"
     );
     for question in [

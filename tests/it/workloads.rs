@@ -1,11 +1,12 @@
 //! Who ran it and who owns it: containers and processes that are gone before anyone can look.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use e2e::clients::{self, Call, Client};
 use e2e::daemon::{Daemon, PATIENCE, pause};
 use e2e::needs_kernel;
-use e2e::toolbox::which;
+use e2e::toolbox::{Toolbox, which, workspace};
 use serde_json::Value;
 
 use e2e::lab::Lab;
@@ -77,12 +78,10 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
     let containerd = Containerd::start(lab.path());
     let config = "[[owner]]\nmatch = { container = \"venturi-lab-*\" }\nteam = \"payments\"\nservice = \"assistant\"\ncost_centre = \"cc-42\"\n";
     let daemon = Daemon::start(lab.path(), config).expect("an armed daemon");
-    for (number, cgroup) in [("1", "/venturi-lab/one"), ("2", "/venturi-lab/two")] {
+    for (number, cgroup, client) in
+        [("1", "/venturi-lab/one", Client::Curl), ("2", "/venturi-lab/two", Client::PythonOpenai)]
+    {
         let id = format!("venturi-lab-{number}");
-        let hosts = lab.path().join(format!("hosts-{number}"));
-        let lines: Vec<String> =
-            world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
-        std::fs::write(&hosts, lines.concat()).expect("a hosts file");
         // The host's own programs under a root of its own: a real container without an image registry.
         let root = lab.path().join(format!("root-{number}"));
         for folder in ["usr", "etc", "proc", "sys", "dev", "tmp", "run", "lab"] {
@@ -91,17 +90,35 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         for link in ["bin", "lib", "lib64", "sbin"] {
             std::os::unix::fs::symlink(format!("usr/{link}"), root.join(link)).expect("a link");
         }
+        let lines: Vec<String> =
+            world.hosts.iter().map(|(name, address)| format!("{address} {name}\n")).collect();
+        std::fs::write(root.join("etc/hosts"), lines.concat()).expect("a hosts file");
         std::fs::copy(&lab.world.ca, root.join("lab/ca.pem")).expect("a certificate");
-        std::fs::copy(&hosts, root.join("etc/hosts")).expect("a hosts file");
         std::fs::write(root.join("etc/nsswitch.conf"), "hosts: files\n").expect("a resolver configuration");
-        let root = root.display().to_string();
-        let bind = "type=bind,src=/usr,dst=/usr,options=rbind:ro";
-        let script = format!(
-            "for n in 1 2; do curl --http1.1 -sS -o /dev/null --cacert /lab/ca.pem -H 'authorization: Bearer sk-lab' -H 'content-type: application/json' \
-             --data-raw '{{\"model\":\"gpt-4o\",\"messages\":[{{\"role\":\"user\",\"content\":\"lab input=90{number}'$n' output=5 cached=0 reasoning=0\"}}]}}' \
-             https://api.openai.com/v1/chat/completions; done"
-        );
+        let mut mounts = vec![PathBuf::from("/usr"), workspace().join("tests/clients")];
+        let program = match client {
+            Client::PythonOpenai => {
+                let python = Toolbox::get().python.as_ref().expect("Python with the SDKs");
+                mounts.extend(prefixes(python));
+                format!("{} {}/tests/clients/client.py", python.display(), workspace().display())
+            }
+            _ => format!("sh {}/tests/clients/curl.sh", workspace().display()),
+        };
+        // A mount below another's target needs that one first, and what lies below `/usr` is there already.
+        mounts.retain(|path| path == Path::new("/usr") || !path.starts_with("/usr"));
+        mounts.sort();
+        let calls: Vec<Call> = [1, 2]
+            .map(|turn| Call { input: container_call(number, turn), ..Call::new("chat", false, turn) })
+            .into();
+        std::fs::write(root.join("lab/calls"), clients::orders(&calls)).expect("the calls");
+        let script = format!("{program} {} < /lab/calls > /lab/reports", client.mode());
         let network = format!("network:/proc/{}/ns/net", std::process::id());
+        let binds = mounts.iter().map(|path| {
+            std::fs::create_dir_all(root.join(path.strip_prefix("/").expect("absolute")))
+                .expect("a mount point");
+            format!("type=bind,src={path},dst={path},options=rbind:ro", path = path.display())
+        });
+        let binds: Vec<String> = binds.flat_map(|bind| ["--mount".to_owned(), bind]).collect();
         let run = containerd
             .ctr(&[
                 "run",
@@ -111,18 +128,24 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
                 &network,
                 "--cgroup",
                 cgroup,
-                "--mount",
-                bind,
-                "--rootfs",
-                &root,
-                &id,
-                "/bin/sh",
-                "-c",
-                &script,
+                "--env",
+                "SSL_CERT_FILE=/lab/ca.pem",
+                "--env",
+                "CURL_CA_BUNDLE=/lab/ca.pem",
+                "--env",
+                "LAB_CURL=/usr/bin/curl",
             ])
+            .args(binds)
+            .args(["--rootfs", &root.display().to_string(), &id, "/bin/sh", "-c", &script])
             .status();
-        assert!(run.expect("ctr").success(), "the container failed");
-        let wanted = format!("90{number}2").parse::<u64>().expect("a number");
+        let reports = std::fs::read_to_string(root.join("lab/reports")).unwrap_or_default();
+        assert!(run.expect("ctr").success(), "the container failed: {reports}");
+        assert_eq!(
+            reports.matches("\"ok\": true").count() + reports.matches("\"ok\":true").count(),
+            2,
+            "{reports}"
+        );
+        let wanted = container_call(number, 2);
         let found =
             |records: &[Value]| records.iter().any(|record| record["usage"]["input_tokens"] == wanted);
         let records = daemon.calls_until(found).expect("the second call of the container");
@@ -136,6 +159,21 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         assert_eq!(record["band"], "chargeback_eligible");
     }
     assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+/// Input tokens of a container's call, by which its record is found.
+fn container_call(container: &str, turn: u64) -> u64 {
+    90_000 + container.parse::<u64>().expect("a number") * 10 + turn
+}
+
+/// Folders that `python` needs to run: its environment's and its installation's.
+fn prefixes(python: &Path) -> Vec<PathBuf> {
+    let print = "import sys; print(sys.prefix); print(sys.base_prefix)";
+    let output = Command::new(python).args(["-c", print]).output().expect("Python");
+    let mut folders: Vec<PathBuf> =
+        String::from_utf8_lossy(&output.stdout).lines().map(PathBuf::from).collect();
+    folders.dedup();
+    folders
 }
 
 /// A pod's container as the kubelet names it, on one hierarchy.

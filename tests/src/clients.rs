@@ -46,7 +46,7 @@ impl Client {
     ];
 
     /// Mode word of the client's script.
-    fn mode(self) -> &'static str {
+    pub fn mode(self) -> &'static str {
         match self {
             Client::PythonOpenai => "openai",
             Client::PythonOpenaiAsync => "openai-async",
@@ -101,14 +101,27 @@ impl Call {
         }
     }
 
+    /// What the prompt asks the provider for.
+    fn order(&self) -> String {
+        format!(
+            "lab input={} output={} cached={} reasoning={}",
+            self.input, self.output, self.cached, self.reasoning
+        )
+    }
+
     /// As the scripts read it.
     fn to_json(&self) -> Value {
         serde_json::json!({
             "api": self.api, "model": self.model, "stream": self.stream, "include_usage": self.include_usage,
             "padding": self.padding,
-            "order": format!("lab input={} output={} cached={} reasoning={}", self.input, self.output, self.cached, self.reasoning),
+            "order": self.order(),
         })
     }
+}
+
+/// What a client reads on its standard input to make `calls`: a line of JSON each.
+pub fn orders(calls: &[Call]) -> String {
+    calls.iter().map(|call| format!("{}\n", call.to_json())).collect()
 }
 
 /// Where the client believes the providers to be.
@@ -170,6 +183,11 @@ impl Report {
     pub fn ok(&self) -> bool {
         self.value["ok"] == Value::Bool(true)
     }
+
+    /// True if this is the report of `call`.
+    pub fn is_of(&self, call: &Call) -> bool {
+        self.value["order"] == call.order()
+    }
 }
 
 /// Starts `client` in `world` with `calls`; `env` is added to its environment.
@@ -215,9 +233,7 @@ pub fn start(
         .spawn()
         .with_context(|| format!("starting {client:?}"))?;
     let mut stdin = child.stdin.take().context("standard input of the client")?;
-    for call in calls {
-        writeln!(stdin, "{}", call.to_json())?;
-    }
+    stdin.write_all(orders(calls).as_bytes())?;
     drop(stdin);
     let pid = child.id();
     Ok(Running { child, pid })
