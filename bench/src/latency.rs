@@ -93,7 +93,7 @@ impl Drop for Proxy {
 
 /// A Python environment with the proxy, kept between runs.
 fn install() -> anyhow::Result<PathBuf> {
-    const PACKAGE: &str = "litellm[proxy]==1.109.1";
+    const PACKAGE: &str = "litellm[proxy]==1.106.0";
     let venv = lab_dir().join("litellm");
     let stamp = venv.join("packages");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == PACKAGE) {
