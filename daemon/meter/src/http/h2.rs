@@ -39,6 +39,8 @@ pub struct Connection {
     sent: Half,
     received: Half,
     streams: Vec<Stream>,
+    /// The client's newest stream: it opens them in order, so what is older is not opened again.
+    newest: u32,
 }
 
 /// A stream that is not over.
@@ -114,7 +116,7 @@ impl Connection {
             true => (State::Skip(Reason::LateAttach), State::Skip(Reason::LateAttach)),
             false => (State::Preface(PREFACE.len()), State::Frame),
         };
-        Connection { sent: Half::new(sent), received: Half::new(received), streams: Vec::new() }
+        Connection { sent: Half::new(sent), received: Half::new(received), streams: Vec::new(), newest: 0 }
     }
 
     /// Takes the next piece of a direction; `tally.seen` counts it already.
@@ -227,7 +229,7 @@ impl Connection {
                         tally.metered = tally.metered.saturating_add(FRAME_HEAD as u64);
                         let head = FrameHead::read(&half.held);
                         half.held.clear();
-                        if !self.begin(direction, &head, budget, sink) {
+                        if !self.begin(direction, &head, budget, tally, sink) {
                             bytes = bytes.get(used..).unwrap_or_default();
                             tally.lost.add(Reason::NotHttp, bytes.len() as u64);
                             self.lose_place(direction, Reason::NotHttp, tally, sink);
@@ -306,6 +308,7 @@ impl Connection {
         direction: Direction,
         head: &FrameHead,
         budget: &Budget,
+        tally: &mut Tally,
         sink: &mut impl Sink,
     ) -> bool {
         let FrameHead { kind, flags, stream, length } = *head;
@@ -348,6 +351,10 @@ impl Connection {
                     }
                 }
                 half.state = State::Block { left: length };
+                if length == 0 {
+                    half.state = State::Frame;
+                    self.block_frame_over(direction, tally, sink);
+                }
             }
             _ if length == 0 => half.state = State::Frame,
             RST_STREAM => half.state = State::Small { kind, stream, left: length },
@@ -446,9 +453,10 @@ impl Connection {
     }
 
     fn request(&mut self, stream: u32, fields: &Fields, sink: &mut impl Sink) {
-        if self.streams.iter().any(|open| open.id == stream) {
-            return; // Trailers.
+        if stream <= self.newest {
+            return; // Trailers, perhaps of a request that was answered before its end.
         }
+        self.newest = stream;
         if self.streams.len() >= STREAMS_MAX {
             let oldest = self.streams.first().map(|open| open.id);
             if let Some(oldest) = oldest {
@@ -471,6 +479,9 @@ impl Connection {
     }
 
     fn response(&mut self, stream: u32, fields: &Fields, sink: &mut impl Sink) {
+        if stream.is_multiple_of(2) {
+            return; // Pushed: nobody asked for it.
+        }
         let status = fields.list.iter().find(|(name, _)| name.as_slice() == b":status");
         let status: Option<u16> = status.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
         let status = status.filter(|status| *status >= 100);
