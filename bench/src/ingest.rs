@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{Attribution, OutputState, Owner, StageOrigin, TenantName};
-use meter::exchange::{Exchange, IdentifiedBy, SessionId, Timing, Usage};
+use meter::exchange::{Exchange, IdentifiedBy, RateLimits, SessionId, Timing, Usage, Withheld};
 use meter::money::PicoUsd;
 use meter::record::{Cost, CostKind, Record, RecordId, Subject};
 use meter::time::UnixNanos;
@@ -101,9 +101,12 @@ fn record(number: u64, tenant: &TenantName) -> Record {
         api_key_fingerprint: Some("0123456789abcdef0123456789abcdef".into()),
         sdk: Some("OpenAI/Python".into()),
         trace_id: None,
+        rate_limits: RateLimits::default(),
+        retries: None,
         request_bytes: Some(1_500),
         response_bytes: Some(9_000),
         timing: Timing::default(),
+        withheld: Withheld::default(),
         reason: None,
     };
     let owner = Owner {

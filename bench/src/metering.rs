@@ -6,7 +6,9 @@ use std::time::Duration;
 use meter::attribution::index::OwnerIndex;
 use meter::directory::Directory;
 use meter::exchange::{IdentifiedBy, SessionId};
-use meter::pipeline::{Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions};
+use meter::pipeline::{
+    Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
+};
 use meter::pricing::Catalogue;
 use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
@@ -63,6 +65,7 @@ fn meter_seconds(shape: &Shape) -> anyhow::Result<f64> {
         catalogue: Arc::new(Catalogue::vendored()?),
         clock: WallClock { offset_ns: 0 },
         fingerprint_keys: FingerprintKeys::default(),
+        attempts: Attempts::new([3; 16]),
         id_seed: 1,
         detect_by_path: false,
         fence_panics: true,

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use meter::attribution::OwnerIndex;
 use meter::directory::Directory;
-use meter::pipeline::{FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
+use meter::pipeline::{Attempts, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
 use meter::pricing::Catalogue;
 use meter::time::Moment;
 use store::Stores;
@@ -28,6 +28,7 @@ pub(crate) struct Shared {
     owners: Arc<ArcSwap<OwnerIndex>>,
     catalogue: Arc<Catalogue>,
     fingerprint_keys: FingerprintKeys,
+    attempts: Attempts,
 }
 
 impl Shared {
@@ -50,6 +51,7 @@ impl Shared {
             owners: Arc::new(ArcSwap::from_pointee(owners)),
             catalogue: Arc::new(catalogue),
             fingerprint_keys,
+            attempts: Attempts::new(random_key()),
         })
     }
 
@@ -74,6 +76,7 @@ impl Shared {
             catalogue: self.catalogue(),
             clock: wall_clock(),
             fingerprint_keys: self.fingerprint_keys.clone(),
+            attempts: self.attempts.clone(),
             id_seed: RandomState::new().hash_one(shard),
             detect_by_path: true,
             fence_panics: true,
@@ -90,6 +93,12 @@ impl Shared {
             self.owners.store(Arc::new(index.refreshed(index.generation(), realtime())));
         }
     }
+}
+
+/// A key that nobody knows, other at every start.
+fn random_key() -> [u8; 16] {
+    let random = RandomState::new();
+    (u128::from(random.hash_one(0)) << 64 | u128::from(random.hash_one(1))).to_le_bytes()
 }
 
 /// How often a pipeline looks whether the wall clock was set, ns.

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::time::Moment;
+use crate::time::{Moment, UnixNanos};
 
 /// A TLS session or a plain connection, unique while the daemon lives. Allotted by capture.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -215,8 +215,8 @@ pub struct Exchange {
     pub batch: bool,
     /// Why generation ended, in the provider's words, one per choice.
     pub finish_reasons: Vec<Box<str>>,
-    /// Names of the tools the model called, at most [`TOOLS_MAX`].
-    pub tools: Vec<Box<str>>,
+    /// Tools the model called, each once, in order of appearance; at most [`TOOLS_MAX`].
+    pub tools: Vec<ToolUse>,
     /// Request id of the provider.
     pub provider_request_id: Option<Box<str>>,
     /// Organisation the provider or the request names.
@@ -229,17 +229,202 @@ pub struct Exchange {
     pub api_key_fingerprint: Option<Box<str>>,
     /// Product token of `User-Agent`, self-asserted.
     pub sdk: Option<Box<str>>,
-    /// W3C trace id of the request, 32 hex digits.
+    /// W3C trace id of the request, 32 lower-case hex digits.
     pub trace_id: Option<Box<str>>,
+    /// What the response says of the account's limits.
+    pub rate_limits: RateLimits,
+    /// Earlier requests of the same process with the same target and body within [`crate::limits::RETRY_WINDOW_NS`];
+    /// `None` if the body was not seen whole or there is none.
+    pub retries: Option<u32>,
     /// Bytes of the request body on the wire.
     pub request_bytes: Option<u64>,
     /// Bytes of the response body on the wire.
     pub response_bytes: Option<u64>,
     /// When.
     pub timing: Timing,
+    /// Places where something stood that is not kept, because it is no name.
+    pub withheld: Withheld,
     /// The first reason why something is unknown.
     pub reason: Option<Reason>,
 }
 
 /// Tool names kept of one exchange.
 pub const TOOLS_MAX: usize = 16;
+
+impl Exchange {
+    /// Output in thousandths of a token per second, from the first byte of the request to the last output of a
+    /// streamed answer or the end of any other: what the caller got, time of queueing and of hidden reasoning
+    /// included. `None` if the output or the time is not known.
+    pub fn output_millitokens_per_second(&self) -> Option<u64> {
+        const MILLITOKEN_SECOND: u128 = 1_000_000_000_000;
+        let output = u128::from(self.usage.output?);
+        let until = self.timing.last_token.or(self.timing.ended)?;
+        let nanos = u128::from(until.since(self.timing.started));
+        u64::try_from((output * MILLITOKEN_SECOND).checked_div(nanos)?).ok()
+    }
+}
+
+/// A tool that the model called.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ToolUse {
+    /// Its name.
+    pub name: Box<str>,
+    /// How often; `None` if the answer was not seen whole.
+    pub calls: Option<u32>,
+}
+
+/// Limits of the account as a response states them.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RateLimits {
+    /// At most one per unit, in the order of [`RateUnit`].
+    pub limits: Vec<RateLimit>,
+    /// Wait that the provider asks for before another attempt, ms.
+    pub retry_after_ms: Option<u64>,
+}
+
+/// One limit: that of the shortest window, where a provider has several.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// What is counted.
+    pub unit: RateUnit,
+    /// Allowed per window.
+    pub limit: Option<u64>,
+    /// Left of it.
+    pub remaining: Option<u64>,
+    /// When all of it is there again.
+    pub reset: Option<Reset>,
+}
+
+/// What a rate limit counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum RateUnit {
+    /// Requests.
+    Requests,
+    /// Tokens of both directions.
+    Tokens,
+    /// Input tokens.
+    InputTokens,
+    /// Output tokens.
+    OutputTokens,
+    /// Images in requests.
+    InputImages,
+}
+
+impl RateUnit {
+    /// Name in the API.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            RateUnit::Requests => "requests",
+            RateUnit::Tokens => "tokens",
+            RateUnit::InputTokens => "input_tokens",
+            RateUnit::OutputTokens => "output_tokens",
+            RateUnit::InputImages => "input_images",
+        }
+    }
+}
+
+/// When a limit is whole again, in the form in which the provider says it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// So many ms after the response, rounded up.
+    AfterMs(u64),
+    /// At this time of the provider's clock.
+    At(UnixNanos),
+}
+
+/// A place of an exchange that holds a name from the wire.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Place {
+    /// [`Exchange::requested_model`].
+    RequestedModel,
+    /// [`Exchange::model`].
+    Model,
+    /// [`Exchange::service_tier`].
+    ServiceTier,
+    /// [`Exchange::finish_reasons`].
+    FinishReasons,
+    /// [`Exchange::tools`].
+    Tools,
+    /// [`ProviderError::class`].
+    ErrorClass,
+    /// [`ProviderError::code`].
+    ErrorCode,
+    /// [`Exchange::provider_request_id`].
+    ProviderRequestId,
+    /// [`Exchange::organization`].
+    Organization,
+    /// [`Exchange::project`].
+    Project,
+    /// [`Exchange::sdk`].
+    Sdk,
+    /// [`Exchange::trace_id`].
+    TraceId,
+}
+
+impl Place {
+    /// Every place. Its position here is its number in [`Withheld::bits`]: places are added at the end.
+    pub const ALL: [Place; 12] = [
+        Place::RequestedModel,
+        Place::Model,
+        Place::ServiceTier,
+        Place::FinishReasons,
+        Place::Tools,
+        Place::ErrorClass,
+        Place::ErrorCode,
+        Place::ProviderRequestId,
+        Place::Organization,
+        Place::Project,
+        Place::Sdk,
+        Place::TraceId,
+    ];
+
+    /// Name in the API: the key that would hold it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Place::RequestedModel => "requested_model",
+            Place::Model => "model",
+            Place::ServiceTier => "service_tier",
+            Place::FinishReasons => "finish_reasons",
+            Place::Tools => "tools",
+            Place::ErrorClass => "error_class",
+            Place::ErrorCode => "error_code",
+            Place::ProviderRequestId => "provider_request_id",
+            Place::Organization => "organization",
+            Place::Project => "project",
+            Place::Sdk => "sdk",
+            Place::TraceId => "trace_id",
+        }
+    }
+}
+
+/// Places where something stood that is not kept: too long, or not one word of the characters that such names have. It
+/// may have been content.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Withheld(u32);
+
+impl Withheld {
+    /// Notes a place.
+    pub fn note(&mut self, place: Place) {
+        self.0 |= 1 << place as u32;
+    }
+
+    /// Notes all places of `other`.
+    pub fn join(&mut self, other: Withheld) {
+        self.0 |= other.0;
+    }
+
+    /// The places.
+    pub fn places(self) -> impl Iterator<Item = Place> {
+        Place::ALL.into_iter().filter(move |place| self.0 >> *place as u32 & 1 == 1)
+    }
+
+    /// One bit per place.
+    pub fn bits(self) -> u32 {
+        self.0
+    }
+
+    /// The places of `bits`; bits of places that this version does not know stay.
+    pub fn from_bits(bits: u32) -> Withheld {
+        Withheld(bits)
+    }
+}

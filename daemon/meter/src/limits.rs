@@ -65,8 +65,25 @@ pub const SSE_NAME_MAX: usize = 64;
 /// Bytes of one event-stream message that is held for its checksum; the messages that matter have a few hundred.
 pub const EVENT_MESSAGE_MAX: usize = 64 * 1024;
 
+/// Bytes of a model's name: application inference profiles are ARNs of 150, files of local servers are paths.
+pub const MODEL_NAME_MAX: usize = JSON_TEXT_MAX;
+
+/// Bytes of any other name from the wire: tools have up to 128 (Anthropic), request ids up to 80.
+pub const WORD_MAX: usize = 128;
+
 /// Finish reasons kept of one exchange.
 pub const FINISH_REASONS_MAX: usize = 16;
+
+/// Silence after which the same request is a new one, in ns: twice the longest pause that SDKs and retry libraries make
+/// between attempts (60 s).
+pub const RETRY_WINDOW_NS: u64 = 2 * 60 * 1_000_000_000;
+
+/// Requests of the last [`RETRY_WINDOW_NS`] that are remembered, of all pipelines together; the one heard of longest
+/// ago makes room.
+pub const ATTEMPTS_MAX: usize = 4096;
+
+/// A remembered request: 48 bytes in a map and 40 in a set, with the slack of both.
+pub const ATTEMPT_BYTES: usize = 256;
 
 /// An open exchange with its scanners and texts, without decoders.
 pub const EXCHANGE_BYTES: usize = 8 * 1024;

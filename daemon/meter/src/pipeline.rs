@@ -1,5 +1,6 @@
 //! The meaning of the product on one page: every stage in order.
 
+mod attempts;
 mod open;
 mod session;
 
@@ -17,6 +18,7 @@ use crate::pricing::{Catalogue, price};
 use crate::record::{Flow, Record, RecordId, Subject};
 use crate::time::{Moment, UnixNanos, WallClock};
 use crate::workload::{ProcessKey, Workload};
+pub use attempts::Attempts;
 use session::Session;
 
 /// A host name and how it became known.
@@ -153,6 +155,8 @@ pub struct PipelineOptions {
     pub clock: WallClock,
     /// Keys for fingerprints of API keys, by tenant.
     pub fingerprint_keys: FingerprintKeys,
+    /// Recent requests, to tell retries: the same for all pipelines.
+    pub attempts: Attempts,
     /// Makes record ids unique: random, other for every pipeline and start. Its low 40 bits count.
     pub id_seed: u64,
     /// Recognise a session of unknown host by the path of its requests too (self-hosted servers and gateways).
@@ -168,6 +172,7 @@ pub(crate) struct Shared {
     pub(crate) owners: Arc<OwnerIndex>,
     pub(crate) clock: WallClock,
     pub(crate) fingerprint_keys: FingerprintKeys,
+    pub(crate) attempts: Attempts,
     pub(crate) detect_by_path: bool,
     pub(crate) budget: Budget,
     pub(crate) http2: bool,
@@ -196,6 +201,7 @@ impl Pipeline {
             catalogue,
             clock,
             fingerprint_keys,
+            attempts,
             id_seed,
             detect_by_path,
             fence_panics,
@@ -206,6 +212,7 @@ impl Pipeline {
                 owners,
                 clock,
                 fingerprint_keys,
+                attempts,
                 detect_by_path,
                 budget: Budget::new(),
                 http2: false,

@@ -384,6 +384,45 @@ pub struct Exchange {
     pub organization: ::core::option::Option<::prost::alloc::string::String>,
     #[prost(string, optional, tag = "28")]
     pub project: ::core::option::Option<::prost::alloc::string::String>,
+    /// The tools of `tools`, with how often each was called.
+    #[prost(message, repeated, tag = "29")]
+    pub tool_calls: ::prost::alloc::vec::Vec<ToolCalls>,
+    /// Limits of the account as the response states them, at most one per unit.
+    #[prost(message, repeated, tag = "30")]
+    pub rate_limits: ::prost::alloc::vec::Vec<RateLimit>,
+    /// Wait that the provider asks for before another attempt.
+    #[prost(uint64, optional, tag = "31")]
+    pub retry_after_ms: ::core::option::Option<u64>,
+    /// Earlier requests of the same process with the same target and body, none of them more than two minutes after the
+    /// one before. Absent: the body was not seen whole, or there is none.
+    #[prost(uint32, optional, tag = "32")]
+    pub retries: ::core::option::Option<u32>,
+    /// Fields where something stood that is not kept, because it is not a name: it may have been content.
+    #[prost(string, repeated, tag = "33")]
+    pub withheld: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ToolCalls {
+    #[prost(string, tag = "1")]
+    pub name: ::prost::alloc::string::String,
+    /// Absent: the answer was not seen whole.
+    #[prost(uint32, optional, tag = "2")]
+    pub calls: ::core::option::Option<u32>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RateLimit {
+    /// "requests", "tokens", "input_tokens", "output_tokens" or "input_images".
+    #[prost(string, tag = "1")]
+    pub unit: ::prost::alloc::string::String,
+    #[prost(uint64, optional, tag = "2")]
+    pub limit: ::core::option::Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub remaining: ::core::option::Option<u64>,
+    /// When the limit is whole again, as the provider says it: a wait from the response on, or a time of its clock.
+    #[prost(uint64, optional, tag = "4")]
+    pub reset_after_ms: ::core::option::Option<u64>,
+    #[prost(message, optional, tag = "5")]
+    pub reset_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Token counts in OpenTelemetry's meaning: input includes cached, output includes reasoning.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -425,6 +464,10 @@ pub struct Timing {
     pub last_token_ms: ::core::option::Option<f64>,
     #[prost(double, optional, tag = "4")]
     pub total_ms: ::core::option::Option<f64>,
+    /// Output tokens over the time from the first byte of the request to the last output of a streamed answer or the end
+    /// of any other.
+    #[prost(double, optional, tag = "5")]
+    pub output_tokens_per_second: ::core::option::Option<f64>,
 }
 /// Who ran it.
 #[derive(Clone, PartialEq, ::prost::Message)]

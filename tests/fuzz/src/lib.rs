@@ -13,7 +13,9 @@ use meter::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink};
 use meter::limits::{Budget, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX};
 use meter::llm::json::{Paths, Scanner, Value, Visitor};
 use meter::loss::Tally;
-use meter::pipeline::{Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions};
+use meter::pipeline::{
+    Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
+};
 use meter::pricing::Catalogue;
 use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
@@ -255,6 +257,7 @@ fn options() -> PipelineOptions {
         catalogue: Arc::clone(catalogue),
         clock: WallClock::default(),
         fingerprint_keys: FingerprintKeys::default(),
+        attempts: Attempts::new([3; 16]),
         id_seed: 1,
         detect_by_path: true,
         fence_panics: false,

@@ -1,6 +1,6 @@
 //! `venturi explain ID`: why a record says what it says.
 
-use proto::v1::{AttributionRecord, Cost, ExplainRequest, Explanation, ListAttributionsRequest};
+use proto::v1::{AttributionRecord, Cost, Exchange, ExplainRequest, Explanation, ListAttributionsRequest};
 use serde_json::Value;
 
 use crate::action::Explain;
@@ -174,6 +174,7 @@ fn record_lines(page: &mut Page, record: &AttributionRecord) {
             call.status.map_or("not known".to_owned(), |status| status.to_string()),
             text::clock(record.started_at.as_ref()),
         ));
+        call_lines(page, call);
     }
     if let Some(flow) = &record.flow {
         page.line(format!(
@@ -196,6 +197,30 @@ fn record_lines(page: &mut Page, record: &AttributionRecord) {
     ));
     if let Some(cost) = &record.cost {
         cost_lines(page, cost);
+    }
+}
+
+/// What else helps to understand a call: retries, limits, tools.
+fn call_lines(page: &mut Page, call: &Exchange) {
+    if let Some(retries) = call.retries.filter(|retries| *retries > 0) {
+        page.line(format!("            same request made {} times before", text::count(retries.into())));
+    }
+    for limit in &call.rate_limits {
+        let reset = match (limit.reset_after_ms, &limit.reset_at) {
+            (Some(wait), _) => format!(", whole again after {} ms", text::count(wait)),
+            (None, Some(at)) => format!(", whole again at {}", text::clock(Some(at))),
+            (None, None) => String::new(),
+        };
+        page.line(format!(
+            "limit       {} of {} {} left{reset}",
+            text::count_or(limit.remaining),
+            text::count_or(limit.limit),
+            text::name(&limit.unit),
+        ));
+    }
+    for tool in &call.tool_calls {
+        let calls = tool.calls.map_or("not known how often".to_owned(), |calls| format!("{calls} x"));
+        page.line(format!("tool        {}, {calls}", text::name(&tool.name)));
     }
 }
 
@@ -261,6 +286,10 @@ mod tests {
         let expected = "\
 record      attr_019ca95e4afa00000000000000000001
 call        openai chat gpt-4o-2024-08-06, status 200, 2026-03-01 12:00:00
+            same request made 1 times before
+limit       0 of 500 requests left, whole again after 120 ms
+limit       9 of - tokens left, whole again at 2026-03-01 12:01:00
+tool        look_up, 2 x
 workload    python3.11[42]
 owner       search/ranking (tenant default): deterministically_resolved, -, 0.95 sure, chargeback_eligible
 cost        $0.00206, computed, catalogue 7

@@ -60,6 +60,11 @@ fn details(object: Object, call: &Exchange) -> Object {
         .opt("response_bytes", call.response_bytes)
         .opt("organization", call.organization.clone())
         .opt("project", call.project.clone())
+        .values("tool_calls", json::tool_calls(&call.tool_calls))
+        .object("rate_limits", json::rate_limits(&call.rate_limits))
+        .opt("retry_after_ms", call.retry_after_ms)
+        .opt("retries", call.retries)
+        .list("withheld", &call.withheld)
 }
 
 /// The columns of a table of calls.
@@ -121,6 +126,7 @@ pub(crate) const COLUMNS: &[Column<AttributionRecord>] = &[
         right: true,
         cell: |record| milliseconds(record, |timing| timing.total_ms),
     },
+    Column { heading: "TOK/S", width: 6, dispensable: 10, right: true, cell: rate },
     Column {
         heading: "WORKLOAD",
         width: 22,
@@ -170,13 +176,22 @@ fn tokens(record: &AttributionRecord, of: fn(&Usage) -> Option<u64>) -> String {
     text::count_or(record.exchange.as_ref().and_then(|call| call.usage.as_ref()).and_then(of))
 }
 
+/// Output tokens per second.
+fn rate(record: &AttributionRecord) -> String {
+    let timing = record.exchange.as_ref().and_then(|call| call.timing.as_ref());
+    match timing.and_then(|timing| timing.output_tokens_per_second) {
+        Some(rate) => format!("{rate:.1}"),
+        None => text::UNKNOWN.to_owned(),
+    }
+}
+
 fn milliseconds(record: &AttributionRecord, of: fn(&proto::v1::Timing) -> Option<f64>) -> String {
     text::milliseconds_or(record.exchange.as_ref().and_then(|call| call.timing.as_ref()).and_then(of))
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use proto::v1::{Cost, CostPart, Owner, Timing, Workload};
+    use proto::v1::{Cost, CostPart, Owner, RateLimit, Timing, ToolCalls, Workload};
 
     use super::*;
     use crate::output::{Look, table};
@@ -206,7 +221,28 @@ pub(crate) mod tests {
                     first_token_ms: Some(120.0),
                     last_token_ms: Some(900.0),
                     total_ms: Some(1_000.25),
+                    output_tokens_per_second: Some(37.777),
                 }),
+                tools: vec!["look_up".into()],
+                tool_calls: vec![ToolCalls { name: "look_up".into(), calls: Some(2) }],
+                rate_limits: vec![
+                    RateLimit {
+                        unit: "requests".into(),
+                        limit: Some(500),
+                        remaining: Some(0),
+                        reset_after_ms: Some(120),
+                        reset_at: None,
+                    },
+                    RateLimit {
+                        unit: "tokens".into(),
+                        remaining: Some(9),
+                        reset_at: Some(prost_types::Timestamp { seconds: 1_772_366_460, nanos: 0 }),
+                        ..RateLimit::default()
+                    },
+                ],
+                retry_after_ms: Some(1_500),
+                retries: Some(1),
+                withheld: vec!["organization".into()],
                 ..Exchange::default()
             }),
             workload: Some(Workload {
@@ -280,10 +316,15 @@ pub(crate) mod tests {
             "usage":{"input_tokens":1200,"output_tokens":34,"cache_read_input_tokens":1024},
             "cost":{"amount_usd":"0.002060000000","kind":"computed","catalogue_version":7,
               "parts":[{"token_class":"output","tokens":34,"pico_usd_per_token":10000000}]},
-            "timing":{"first_byte_ms":80.5,"first_token_ms":120.0,"last_token_ms":900.0,"total_ms":1000.25},
+            "timing":{"first_byte_ms":80.5,"first_token_ms":120.0,"last_token_ms":900.0,"total_ms":1000.25,
+              "output_tokens_per_second":37.777},
             "workload":{"pid":42,"exe":"/usr/bin/python3.11","unit":"shop.service","evidence":"exact"},
             "owner":{"tenant":"default","team":"search","service":"ranking"},
-            "confidence":0.95,"band":"chargeback_eligible","output_state":"deterministically_resolved"}"#,
+            "confidence":0.95,"band":"chargeback_eligible","output_state":"deterministically_resolved",
+            "tools":["look_up"],"tool_calls":[{"name":"look_up","calls":2}],
+            "rate_limits":{"requests":{"limit":500,"remaining":0,"reset_after_ms":120},
+              "tokens":{"remaining":9,"reset_at":"2026-03-01T12:01:00.000000Z"}},
+            "retry_after_ms":1500,"retries":1,"withheld":["organization"]}"#,
         );
         check(
             &missed(),
@@ -305,11 +346,11 @@ pub(crate) mod tests {
             None,
             &[
                 "STARTED (UTC)        PROVIDER   MODEL              STATUS     IN  OUT      COST   FIRST   TOTAL  \
-                 WORKLOAD        OWNER           SURE  ID        UNKNOWN BECAUSE",
-                "2026-03-01 12:00:00  openai     gpt-4o-2024-08-06     200  1,200   34  $0.00206  120 ms  1.00 s  \
-                 python3.11[42]  search/ranking  0.95  00000001  -",
-                "2026-03-01 12:00:01  anthropic  -                       -      -    -         -       -       -  \
-                 -               -               0.00  00000002  late_attach",
+                 TOK/S  WORKLOAD        OWNER           SURE  ID        UNKNOWN BECAUSE",
+                "2026-03-01 12:00:00  openai     gpt-4o-2024-08-06     200  1,200   34  $0.00206  120 ms  1.00 s   \
+                 37.8  python3.11[42]  search/ranking  0.95  00000001  -",
+                "2026-03-01 12:00:01  anthropic  -                       -      -    -         -       -       -      \
+                 -  -               -               0.00  00000002  late_attach",
             ],
         );
         check(

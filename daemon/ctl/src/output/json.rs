@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use proto::v1::{Cost, Owner, Timing, Usage, Workload};
+use proto::v1::{Cost, Owner, RateLimit, Timing, ToolCalls, Usage, Workload};
 use serde_json::{Map, Number, Value};
 
 use super::text::{moment, rfc3339};
@@ -40,6 +40,11 @@ impl Object {
     /// Adds names, unless there are none.
     pub(crate) fn list(self, key: &str, values: &[String]) -> Object {
         if values.is_empty() { self } else { self.set(key, values.to_vec()) }
+    }
+
+    /// Adds values, unless there are none.
+    pub(crate) fn values(self, key: &str, values: Vec<Value>) -> Object {
+        if values.is_empty() { self } else { self.set(key, values) }
     }
 
     /// Adds a moment in RFC 3339, if it is known.
@@ -134,6 +139,27 @@ pub(crate) fn timing(timing: Option<&Timing>) -> Object {
         .real("first_token_ms", timing.first_token_ms)
         .real("last_token_ms", timing.last_token_ms)
         .real("total_ms", timing.total_ms)
+        .real("output_tokens_per_second", timing.output_tokens_per_second)
+}
+
+/// Tools with how often each was called.
+pub(crate) fn tool_calls(tools: &[ToolCalls]) -> Vec<Value> {
+    tools
+        .iter()
+        .map(|tool| Object::new().text("name", &tool.name).opt("calls", tool.calls).into_value())
+        .collect()
+}
+
+/// Limits by what they count.
+pub(crate) fn rate_limits(limits: &[RateLimit]) -> Object {
+    limits.iter().fold(Object::new(), |object, limit| {
+        let numbers = Object::new()
+            .opt("limit", limit.limit)
+            .opt("remaining", limit.remaining)
+            .opt("reset_after_ms", limit.reset_after_ms)
+            .time("reset_at", limit.reset_at.as_ref());
+        object.object(&limit.unit, numbers)
+    })
 }
 
 /// Who ran it.

@@ -3,7 +3,7 @@
 //! Structs are taken apart without `..` where a new field must not be forgotten.
 
 use meter::attribution::{Candidate, Evidence, Owner};
-use meter::exchange::{Exchange, Timing, Usage};
+use meter::exchange::{Exchange, RateLimit, RateLimits, Reset, Timing, ToolUse, Usage};
 use meter::record::{Cost, CostPart, Coverage, Flow, FlowSeen, Record, RecordId, Subject};
 use meter::time::{Moment, UnixNanos};
 use meter::workload::Workload;
@@ -171,37 +171,91 @@ fn coverage_reason(of: Coverage) -> Option<&'static str> {
 }
 
 fn exchange(id: RecordId, started_at: UnixNanos, of: &Exchange) -> v1::Exchange {
-    let error = of.error.as_ref();
+    let Exchange {
+        session: _,
+        ordinal: _,
+        provider,
+        host,
+        identified_by,
+        dialect,
+        operation,
+        inference: _,
+        requested_model,
+        model,
+        streaming,
+        status,
+        usage: counts,
+        reported_cost: _,
+        service_tier,
+        batch,
+        finish_reasons,
+        tools,
+        provider_request_id,
+        organization,
+        project,
+        error,
+        api_key_fingerprint,
+        sdk,
+        trace_id,
+        rate_limits: RateLimits { limits, retry_after_ms },
+        retries,
+        request_bytes,
+        response_bytes,
+        timing: _,
+        withheld,
+        reason,
+    } = of;
+    let error = error.as_ref();
     v1::Exchange {
         id: id.to_text(),
         started_at: Some(timestamp(started_at)),
-        provider: of.provider.to_string(),
-        host: of.host.to_string(),
-        operation: of.operation.to_owned(),
-        dialect: of.dialect.unwrap_or_default().to_owned(),
-        requested_model: text(&of.requested_model),
-        model: text(&of.model),
-        streaming: of.streaming,
-        status: of.status.map(u32::from),
-        usage: (!of.usage.is_unknown()).then(|| usage(&of.usage)),
-        timing: Some(timing(&of.timing)),
-        finish_reasons: of.finish_reasons.iter().map(ToString::to_string).collect(),
-        tools: of.tools.iter().map(ToString::to_string).collect(),
-        provider_request_id: text(&of.provider_request_id),
-        service_tier: text(&of.service_tier),
-        batch: of.batch.then_some(true),
+        provider: provider.to_string(),
+        host: host.to_string(),
+        operation: (*operation).to_owned(),
+        dialect: dialect.unwrap_or_default().to_owned(),
+        requested_model: text(requested_model),
+        model: text(model),
+        streaming: *streaming,
+        status: status.map(u32::from),
+        usage: (!counts.is_unknown()).then(|| usage(counts)),
+        timing: Some(timing(of)),
+        finish_reasons: finish_reasons.iter().map(ToString::to_string).collect(),
+        tools: tools.iter().map(|tool| tool.name.to_string()).collect(),
+        provider_request_id: text(provider_request_id),
+        service_tier: text(service_tier),
+        batch: batch.then_some(true),
         error_class: error.and_then(|error| text(&error.class)),
         error_code: error.and_then(|error| text(&error.code)),
-        api_key_fingerprint: text(&of.api_key_fingerprint),
-        sdk: text(&of.sdk),
-        trace_id: text(&of.trace_id),
-        request_bytes: of.request_bytes,
-        response_bytes: of.response_bytes,
-        identified_by: of.identified_by.as_str().to_owned(),
-        reason: of.reason.map(|reason| reason.as_str().to_owned()),
-        organization: text(&of.organization),
-        project: text(&of.project),
+        api_key_fingerprint: text(api_key_fingerprint),
+        sdk: text(sdk),
+        trace_id: text(trace_id),
+        request_bytes: *request_bytes,
+        response_bytes: *response_bytes,
+        identified_by: identified_by.as_str().to_owned(),
+        reason: reason.map(|reason| reason.as_str().to_owned()),
+        organization: text(organization),
+        project: text(project),
+        tool_calls: tools.iter().map(tool_calls).collect(),
+        rate_limits: limits.iter().map(rate_limit).collect(),
+        retry_after_ms: *retry_after_ms,
+        retries: *retries,
+        withheld: withheld.places().map(|place| place.as_str().to_owned()).collect(),
     }
+}
+
+fn tool_calls(of: &ToolUse) -> v1::ToolCalls {
+    let ToolUse { name, calls } = of;
+    v1::ToolCalls { name: name.to_string(), calls: *calls }
+}
+
+fn rate_limit(of: &RateLimit) -> v1::RateLimit {
+    let RateLimit { unit, limit, remaining, reset } = *of;
+    let (after, at) = match reset {
+        None => (None, None),
+        Some(Reset::AfterMs(wait)) => (Some(wait), None),
+        Some(Reset::At(at)) => (None, Some(timestamp(at))),
+    };
+    v1::RateLimit { unit: unit.as_str().to_owned(), limit, remaining, reset_after_ms: after, reset_at: at }
 }
 
 fn flow_of(record: &Record, of: &Flow) -> v1::Flow {
@@ -287,13 +341,15 @@ fn usage(of: &Usage) -> v1::Usage {
     }
 }
 
-fn timing(of: &Timing) -> v1::Timing {
-    let after_start = |moment: Option<Moment>| moment.map(|moment| moment.since(of.started) as f64 / 1e6);
+fn timing(of: &Exchange) -> v1::Timing {
+    let Timing { started, first_byte, first_token, last_token, ended } = of.timing;
+    let after_start = |moment: Option<Moment>| moment.map(|moment| moment.since(started) as f64 / 1e6);
     v1::Timing {
-        first_byte_ms: after_start(of.first_byte),
-        first_token_ms: after_start(of.first_token),
-        last_token_ms: after_start(of.last_token),
-        total_ms: after_start(of.ended),
+        first_byte_ms: after_start(first_byte),
+        first_token_ms: after_start(first_token),
+        last_token_ms: after_start(last_token),
+        total_ms: after_start(ended),
+        output_tokens_per_second: of.output_millitokens_per_second().map(|rate| rate as f64 / 1e3),
     }
 }
 

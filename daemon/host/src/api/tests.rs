@@ -8,7 +8,7 @@ use meter::attribution::confidence::Confidence;
 use meter::attribution::{
     Attribution, Evidence, Method, OutputState, Owner, OwnerIndex, StageOrigin, TenantName,
 };
-use meter::exchange::{Exchange, IdentifiedBy, SessionId, Timing, Usage};
+use meter::exchange::{Exchange, IdentifiedBy, RateLimits, SessionId, Timing, Usage, Withheld};
 use meter::money::PicoUsd;
 use meter::pricing::Catalogue;
 use meter::record::{Cost, CostKind, CostPart, Coverage, Flow, FlowSeen, Record, RecordId, Subject};
@@ -182,9 +182,12 @@ fn call(tenant: &str, n: u64) -> Record {
         api_key_fingerprint: None,
         sdk: None,
         trace_id: None,
+        rate_limits: RateLimits::default(),
+        retries: None,
         request_bytes: Some(100),
         response_bytes: Some(200),
         timing: Timing { started: Moment(1_000_000), ended: Some(Moment(3_500_000)), ..Timing::default() },
+        withheld: Withheld::default(),
         reason: None,
     };
     let part = CostPart { class: "output", tokens: n, price: PicoUsd(1_000_000) };

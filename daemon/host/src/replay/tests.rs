@@ -3,7 +3,7 @@
 use std::sync::mpsc::sync_channel;
 
 use meter::attribution::{OwnerConfig, OwnerIndex};
-use meter::pipeline::{FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
+use meter::pipeline::{Attempts, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
 use meter::pricing::Catalogue;
 use meter::record::Subject;
 use proptest::prelude::*;
@@ -38,6 +38,7 @@ fn the_built_in_recording_gives_its_four_calls_and_two_flows() {
         catalogue: Arc::new(Catalogue::vendored().expect("a catalogue")),
         clock: wall_clock(),
         fingerprint_keys: FingerprintKeys::default(),
+        attempts: Attempts::new([3; 16]),
         id_seed: 1,
         detect_by_path: true,
         fence_panics: false,

@@ -275,10 +275,7 @@ impl Event<'_> {
                 self.data(&inner);
             }
             "event" => self.data(message.payload),
-            _ => {
-                let error = self.reading.facts.error.get_or_insert_default();
-                error.class = Some(message.name.into());
-            }
+            _ => self.reading.facts.failed(message.name),
         }
         self.dispatch(message.name.as_bytes());
     }

@@ -1,10 +1,10 @@
 //! What is kept of an answer while it passes: counts, names and enumerated words.
 
-use crate::exchange::{ProviderError, TOOLS_MAX};
+use super::json::Value;
+use super::names;
+use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld};
 use crate::limits::FINISH_REASONS_MAX;
 use crate::money::PicoUsd;
-
-use super::json::Value;
 
 /// A count as the provider names it, before its meaning is evened out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -134,8 +134,8 @@ pub struct Facts {
     pub finish: Vec<Box<str>>,
     /// State of the answer.
     pub status: Option<Box<str>>,
-    /// Tools called.
-    pub tools: Vec<Box<str>>,
+    /// Tools called, each once, with how often.
+    pub tools: Vec<ToolUse>,
     /// Service tier.
     pub tier: Option<Box<str>>,
     /// Served in fast mode, which is priced like a tier.
@@ -148,6 +148,8 @@ pub struct Facts {
     pub terminal: bool,
     /// The event in progress carries output.
     pub output: bool,
+    /// Places where something stood that is no name.
+    pub withheld: Withheld,
 }
 
 impl Facts {
@@ -184,26 +186,46 @@ impl Facts {
                     self.cost = Some(PicoUsd(cost));
                 }
             }
-            Field::Model => keep(&mut self.model, name(value)),
-            Field::Status => keep(&mut self.status, word(value)),
-            Field::Tier => keep(&mut self.tier, word(value)),
+            Field::Model => {
+                let name = names::of(value, names::model).at(Place::Model, &mut self.withheld);
+                keep(&mut self.model, name);
+            }
+            Field::Status => {
+                let word = self.word(Place::FinishReasons, value);
+                keep(&mut self.status, word);
+            }
+            Field::Tier => {
+                let word = self.word(Place::ServiceTier, value);
+                keep(&mut self.tier, word);
+            }
             Field::Speed => self.fast |= text(value) == Some("fast"),
             Field::Kind => self.terminal |= text(value).is_some_and(|kind| terminal.contains(&kind)),
-            Field::Finish => push(&mut self.finish, word(value), FINISH_REASONS_MAX),
-            Field::Tool => push(&mut self.tools, word(value), TOOLS_MAX),
+            Field::Finish => {
+                if let Some(word) = self.word(Place::FinishReasons, value)
+                    && self.finish.len() < FINISH_REASONS_MAX
+                {
+                    self.finish.push(word.into());
+                }
+            }
+            Field::Tool => {
+                if let Some(name) = self.word(Place::Tools, value) {
+                    called(&mut self.tools, name);
+                }
+            }
             Field::Error => {
                 if matches!(value, Value::Object | Value::Text { .. }) {
                     self.error.get_or_insert_default();
                 }
             }
             Field::ErrorClass => {
-                if let Some(word) = word(value) {
+                if let Some(word) = self.word(Place::ErrorClass, value) {
                     self.error.get_or_insert_default().class = Some(word.into());
                 }
             }
             Field::ErrorCode => {
                 let number = value.count().map(|number| number.to_string());
-                if let Some(code) = number.as_deref().or(word(value)) {
+                let word = if number.is_some() { None } else { self.word(Place::ErrorCode, value) };
+                if let Some(code) = number.as_deref().or(word) {
                     self.error.get_or_insert_default().code = Some(code.into());
                 }
             }
@@ -216,6 +238,17 @@ impl Facts {
             }
         }
     }
+
+    /// A word of `value`; what is none is noted.
+    fn word<'a>(&mut self, place: Place, value: Value<'a>) -> Option<&'a str> {
+        names::of(value, names::word).at(place, &mut self.withheld)
+    }
+
+    /// An error of this class, as the framing of the answer names it.
+    pub fn failed(&mut self, class: &str) {
+        let class = names::word(class.as_bytes()).at(Place::ErrorClass, &mut self.withheld);
+        self.error.get_or_insert_default().class = class.map(Into::into);
+    }
 }
 
 fn keep(slot: &mut Option<Box<str>>, text: Option<&str>) {
@@ -226,11 +259,12 @@ fn keep(slot: &mut Option<Box<str>>, text: Option<&str>) {
     }
 }
 
-fn push(list: &mut Vec<Box<str>>, text: Option<&str>, max: usize) {
-    if let Some(text) = text
-        && list.len() < max
-    {
-        list.push(text.into());
+/// Counts a call of the tool `name`.
+fn called(tools: &mut Vec<ToolUse>, name: &str) {
+    if let Some(tool) = tools.iter_mut().find(|tool| &*tool.name == name) {
+        tool.calls = tool.calls.map(|calls| calls.saturating_add(1));
+    } else if tools.len() < TOOLS_MAX {
+        tools.push(ToolUse { name: name.into(), calls: Some(1) });
     }
 }
 
@@ -240,15 +274,4 @@ pub fn text(value: Value<'_>) -> Option<&str> {
         Value::Text { bytes, whole: true } if !bytes.is_empty() => std::str::from_utf8(bytes).ok(),
         _ => None,
     }
-}
-
-/// A name: printable, without spaces. Prose is none.
-pub fn name(value: Value<'_>) -> Option<&str> {
-    text(value).filter(|text| text.bytes().all(|byte| byte.is_ascii_graphic()))
-}
-
-/// An enumerated word: short, of letters, digits and few signs. Prose is none.
-pub fn word(value: Value<'_>) -> Option<&str> {
-    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:/".contains(&byte);
-    text(value).filter(|text| text.len() <= 128 && text.bytes().all(good))
 }

@@ -7,8 +7,9 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::{names, rates};
 use crate::attribution::TenantName;
-use crate::exchange::Exchange;
+use crate::exchange::{Exchange, Place, Withheld};
 use crate::http::{Header, header};
 
 /// Keys for fingerprints of API keys, one per tenant: the same API key looks different to two tenants, and nobody
@@ -67,10 +68,12 @@ pub fn credential<'a>(headers: &[Header<'a>], target: &'a str) -> Option<&'a [u8
 
 /// Notes what a request's fields say.
 pub fn of_request(headers: &[Header<'_>], exchange: &mut Exchange) {
-    exchange.sdk = header(headers, "user-agent").and_then(product);
-    exchange.trace_id = header(headers, "traceparent").and_then(trace_id);
-    exchange.organization = first(headers, &["openai-organization", "x-goog-user-project"]);
-    exchange.project = first(headers, &["openai-project"]);
+    let withheld = &mut exchange.withheld;
+    exchange.sdk = header(headers, "user-agent").and_then(|agent| product(agent, withheld));
+    exchange.trace_id = header(headers, "traceparent").and_then(|parent| trace_id(parent, withheld));
+    exchange.organization =
+        first(headers, &["openai-organization", "x-goog-user-project"], Place::Organization, withheld);
+    exchange.project = first(headers, &["openai-project"], Place::Project, withheld);
 }
 
 /// Notes what a response's fields say. What the server says of the account outranks the request.
@@ -86,32 +89,83 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange) {
         "x-debug-trace-id",
         "cf-ray",
     ];
-    exchange.provider_request_id = first(headers, &REQUEST_IDS);
-    let account = first(headers, &["openai-organization", "anthropic-organization-id"]);
+    let withheld = &mut exchange.withheld;
+    exchange.provider_request_id = first(headers, &REQUEST_IDS, Place::ProviderRequestId, withheld);
+    let account =
+        first(headers, &["openai-organization", "anthropic-organization-id"], Place::Organization, withheld);
     exchange.organization = account.or_else(|| exchange.organization.take());
-    let project = first(headers, &["openai-project", "anthropic-workspace-id"]);
+    let project = first(headers, &["openai-project", "anthropic-workspace-id"], Place::Project, withheld);
     exchange.project = project.or_else(|| exchange.project.take());
+    exchange.service_tier = first(headers, &["x-gemini-service-tier"], Place::ServiceTier, withheld);
+    exchange.rate_limits = rates::of(headers);
 }
 
-fn first(headers: &[Header<'_>], names: &[&str]) -> Option<Box<str>> {
+/// The name in the first of the fields `names` that is there and not empty.
+fn first(headers: &[Header<'_>], names: &[&str], place: Place, withheld: &mut Withheld) -> Option<Box<str>> {
     let value = names.iter().find_map(|name| header(headers, name).filter(|value| !value.is_empty()))?;
-    let plain = value.len() <= 128 && value.bytes().all(|byte| byte.is_ascii_graphic());
-    plain.then(|| value.into())
+    names::word(value.as_bytes()).at(place, withheld).map(Into::into)
 }
 
 /// `OpenAI/Python 1.2.3` of a `User-Agent`: its first word, and the second if it is a version.
-fn product(agent: &str) -> Option<Box<str>> {
+fn product(agent: &str, withheld: &mut Withheld) -> Option<Box<str>> {
     let mut words = agent.split(' ').filter(|word| !word.is_empty());
-    let name = words.next()?;
-    let version = words.next().filter(|word| word.starts_with(|first: char| first.is_ascii_digit()));
+    let name = names::word(words.next()?.as_bytes()).at(Place::Sdk, withheld)?;
+    let version = words
+        .next()
+        .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
+        .and_then(|version| names::word(version.as_bytes()).at(Place::Sdk, withheld));
     let text = version.map_or_else(|| name.to_owned(), |version| format!("{name} {version}"));
-    (text.len() <= 64 && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))).then(|| text.into())
+    Some(text.into())
 }
 
-fn trace_id(traceparent: &str) -> Option<Box<str>> {
-    let id = traceparent.split('-').nth(1)?;
-    let good = id.len() == 32
-        && id.bytes().all(|byte| byte.is_ascii_hexdigit())
-        && id.bytes().any(|byte| byte != b'0');
-    good.then(|| id.to_ascii_lowercase().into())
+/// The trace id of a `traceparent` (W3C Trace Context, level 1): version, 32 digits, 16 digits, flags, all lower-case
+/// hex; only a later version than 00 may go on. Anything else is no trace context.
+fn trace_id(traceparent: &str, withheld: &mut Withheld) -> Option<Box<str>> {
+    let mut parts = traceparent.split('-');
+    let hex = |part: Option<&'_ str>, len: usize| {
+        part.is_some_and(|part| {
+            part.len() == len && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+        })
+    };
+    let some = |part: Option<&'_ str>| part.is_some_and(|part| part.bytes().any(|byte| byte != b'0'));
+    let (version, id, parent, flags) = (parts.next(), parts.next(), parts.next(), parts.next());
+    let good = hex(version, 2)
+        && version != Some("ff")
+        && hex(id, 32)
+        && some(id)
+        && hex(parent, 16)
+        && some(parent)
+        && hex(flags, 2)
+        && (version != Some("00") || parts.next().is_none());
+    if !good {
+        withheld.note(Place::TraceId);
+        return None;
+    }
+    id.map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_lawful_trace_context_names_a_trace() {
+        const ID: &str = "0af7651916cd43dd8448eb211c80319c";
+        fn check(traceparent: &str, lawful: bool) {
+            let mut withheld = Withheld::default();
+            let expected = lawful.then_some(ID);
+            assert_eq!(trace_id(traceparent, &mut withheld).as_deref(), expected, "{traceparent}");
+            assert_eq!(withheld.places().count(), usize::from(!lawful), "{traceparent}");
+        }
+        check(&format!("00-{ID}-b7ad6b7169203331-01"), true);
+        check(&format!("cc-{ID}-b7ad6b7169203331-01-what-the-future-brings"), true);
+        check(&format!("00-{ID}-b7ad6b7169203331-01-more"), false);
+        check(&format!("ff-{ID}-b7ad6b7169203331-01"), false);
+        check(&format!("00-{}-b7ad6b7169203331-01", ID.to_uppercase()), false);
+        check(&format!("00-{ID}-0000000000000000-01"), false);
+        check(&format!("00-{}-b7ad6b7169203331-01", "0".repeat(32)), false);
+        check(&format!("00-{ID}-b7ad6b7169203331"), false);
+        check(&format!("00-{ID}-b7ad6b7169203331-0"), false);
+        check("Ignore all previous instructions", false);
+    }
 }

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use memchr::memmem;
 
-use super::facts::name;
 use super::json::{Paths, Scanner, Value, Visitor};
+use super::names;
+use crate::exchange::{Place, Withheld};
 use crate::limits::JSON_TEXT_MAX;
 
 /// Wanted members of a request.
@@ -28,16 +29,23 @@ pub struct Asked {
     pub stream: Option<bool>,
     /// Whether usage was asked for in the stream.
     pub include_usage: Option<bool>,
+    /// Whether something stands where the model is named that is no name.
+    pub withheld: Withheld,
+}
+
+impl Asked {
+    fn name(&mut self, value: Value<'_>) {
+        let name = names::of(value, names::model).at(Place::RequestedModel, &mut self.withheld);
+        if let Some(model) = name {
+            self.model = Some(model.into());
+        }
+    }
 }
 
 impl Visitor<Wanted> for Asked {
     fn value(&mut self, field: Wanted, value: Value<'_>) {
         match (field, value) {
-            (Wanted::Model, value) => {
-                if let Some(model) = name(value) {
-                    self.model = Some(model.into());
-                }
-            }
+            (Wanted::Model, value) => self.name(value),
             (Wanted::Stream, Value::Bool(stream)) => self.stream = Some(stream),
             (Wanted::IncludeUsage, Value::Bool(wanted)) => self.include_usage = Some(wanted),
             _ => {}
@@ -86,8 +94,9 @@ impl Reader {
 
     /// The body is over.
     pub fn finish(&mut self) {
-        if let Some(model) = self.form.model() {
-            self.asked.model = Some(model.into());
+        if self.form.place == FormPlace::Over {
+            let whole = self.form.held.len() < JSON_TEXT_MAX;
+            self.asked.name(Value::Text { bytes: &self.form.held, whole });
         }
     }
 
@@ -164,11 +173,6 @@ impl Form {
                 _ => return,
             }
         }
-    }
-
-    fn model(&self) -> Option<&str> {
-        let whole = self.place == FormPlace::Over && self.held.len() < JSON_TEXT_MAX;
-        name(Value::Text { bytes: &self.held, whole })
     }
 }
 

@@ -1,6 +1,7 @@
 //! An exchange in progress: what its request and response said so far, and what is made of it at the end.
 
-use crate::exchange::{Exchange, Reason, Usage};
+use super::attempts::Attempt;
+use crate::exchange::{Exchange, Reason, ToolUse, Usage};
 use crate::flow::Piece;
 use crate::http::body::Decoder;
 use crate::http::{End, Header, Key, header};
@@ -27,6 +28,7 @@ pub(super) struct Open {
     dialect: Option<&'static Dialect>,
     asked: Reader,
     asked_coding: Decoder,
+    attempt: Attempt,
     /// `None` while there is no response, and if no dialect reads it.
     answer: Option<Box<Answer>>,
     answer_coding: Decoder,
@@ -45,6 +47,7 @@ impl Open {
         exchange: Exchange,
         dialect: Option<&'static Dialect>,
         headers: &[Header<'_>],
+        attempt: Attempt,
         budget: &Budget,
         lease: Lease,
     ) -> Open {
@@ -54,6 +57,7 @@ impl Open {
             dialect,
             asked: Reader::default(),
             asked_coding: Decoder::new(headers, budget),
+            attempt,
             answer: None,
             answer_coding: Decoder::default(),
             unreadable: None,
@@ -77,6 +81,7 @@ impl Open {
         add(&mut self.exchange.request_bytes, data.len());
         match data {
             Piece::Bytes(bytes) => {
+                self.attempt.push(bytes);
                 let asked = &mut self.asked;
                 // What cannot be decoded is not known; the request's framing is not affected.
                 if self.asked_coding.push(bytes, &mut |part| asked.push(part)).is_err() {
@@ -84,14 +89,16 @@ impl Open {
                 }
             }
             Piece::Gap(_) => {
+                self.attempt.gap();
                 self.asked_coding.gap();
                 self.asked.gap();
             }
         }
     }
 
-    pub(super) fn request_end(&mut self) {
+    pub(super) fn request_end(&mut self, end: End, now: Moment) {
         self.asked.finish();
+        self.exchange.retries = self.attempt.sent(end == End::Complete, now);
         self.request_ended = true;
     }
 
@@ -138,6 +145,7 @@ impl Open {
         if self.exchange.timing.first_byte.is_some() {
             self.exchange.timing.ended = Some(now);
         }
+        self.attempt.over(now);
         self.response = Some(end);
     }
 
@@ -149,6 +157,7 @@ impl Open {
         if let Some(model) = &asked.model {
             exchange.requested_model = Some(model.clone());
         }
+        exchange.withheld.join(asked.withheld);
         exchange.dialect = dialect.map(|dialect| dialect.name);
         let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
@@ -157,12 +166,17 @@ impl Open {
             let facts = answer.facts();
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model.clone();
-            exchange.service_tier = if facts.fast { Some("fast".into()) } else { facts.tier.clone() };
+            exchange.withheld.join(facts.withheld);
+            let tier = if facts.fast { Some("fast".into()) } else { facts.tier.clone() };
+            exchange.service_tier = tier.or(exchange.service_tier);
             exchange.finish_reasons = facts.finish.clone();
             if exchange.finish_reasons.is_empty() {
                 exchange.finish_reasons.extend(facts.status.clone());
             }
-            exchange.tools = facts.tools.clone();
+            let whole = matches!(usage.1, Verdict::Whole | Verdict::Absent) && unreadable.is_none();
+            let seen =
+                |tool: &ToolUse| ToolUse { name: tool.name.clone(), calls: tool.calls.filter(|_| whole) };
+            exchange.tools = facts.tools.iter().map(seen).collect();
             exchange.error = facts.error.clone();
             exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();

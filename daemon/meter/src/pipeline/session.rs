@@ -1,5 +1,6 @@
 //! One session: whose it is, what it speaks, and the exchanges open on it.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
@@ -7,12 +8,14 @@ use percent_encoding::percent_decode_str;
 use super::open::Open;
 use super::{HostEvidence, SessionVerdict, Shared};
 use crate::attribution::attribute;
-use crate::exchange::{Exchange, IdentifiedBy, Reason, SessionId, Timing, Usage};
+use crate::exchange::{
+    Exchange, IdentifiedBy, Place, RateLimits, Reason, SessionId, Timing, Usage, Withheld,
+};
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
 use crate::limits::EXCHANGE_BYTES;
 use crate::llm::dialect::{Operation, classify, guess};
-use crate::llm::headers;
+use crate::llm::{headers, names};
 use crate::loss::Tally;
 use crate::time::Moment;
 use crate::workload::{ProcessKey, Workload};
@@ -333,9 +336,12 @@ fn blank(started: Moment) -> Exchange {
         api_key_fingerprint: None,
         sdk: None,
         trace_id: None,
+        rate_limits: RateLimits::default(),
+        retries: None,
         request_bytes: None,
         response_bytes: None,
         timing: Timing { started, ..Timing::default() },
+        withheld: Withheld::default(),
         reason: None,
     }
 }
@@ -372,11 +378,28 @@ impl Meter<'_> {
         self.shared.fingerprint_keys.fingerprint(&owner.tenant, secret)
     }
 
-    fn open(&mut self, key: Key, exchange: Exchange, operation: &Operation<'_>, headers: &[Header<'_>]) {
+    /// Follows an exchange whose request begins with `head`: host, method, target.
+    fn open(
+        &mut self,
+        key: Key,
+        exchange: Exchange,
+        operation: &Operation<'_>,
+        head: [&str; 3],
+        headers: &[Header<'_>],
+    ) {
         let budget = &self.shared.budget;
         match budget.lease(EXCHANGE_BYTES) {
             Some(lease) => {
-                self.state.open.push(Open::new(key, exchange, operation.dialect, headers, budget, lease));
+                let attempt = self.shared.attempts.begin(self.state.process, head);
+                self.state.open.push(Open::new(
+                    key,
+                    exchange,
+                    operation.dialect,
+                    headers,
+                    attempt,
+                    budget,
+                    lease,
+                ));
             }
             // No room to follow it: told at once, with what the head said.
             None => {
@@ -402,14 +425,14 @@ impl Sink for Meter<'_> {
         exchange.operation = operation.name;
         exchange.inference = operation.inference;
         exchange.requested_model = operation.model.and_then(|model| {
-            let decoded = percent_decode_str(model).decode_utf8().ok()?;
-            let plain = decoded.len() <= 256 && decoded.bytes().all(|byte| byte.is_ascii_graphic());
-            plain.then(|| decoded.into())
+            let decoded: Cow<'_, [u8]> = percent_decode_str(model).into();
+            names::model(&decoded).at(Place::RequestedModel, &mut exchange.withheld).map(Into::into)
         });
         headers::of_request(head.headers, &mut exchange);
         exchange.api_key_fingerprint = self.fingerprint(head.headers, head.target);
         exchange.request_bytes = Some(0);
-        self.open(key, exchange, &operation, head.headers);
+        let host = Arc::clone(&exchange.host);
+        self.open(key, exchange, &operation, [&host, head.method, head.target], head.headers);
     }
 
     fn request_data(&mut self, key: Key, data: Piece<'_>) {
@@ -418,9 +441,10 @@ impl Sink for Meter<'_> {
         }
     }
 
-    fn request_end(&mut self, key: Key, _end: End) {
+    fn request_end(&mut self, key: Key, end: End) {
+        let now = self.now;
         if let Some(open) = self.state.find(key) {
-            open.request_end();
+            open.request_end(end, now);
         }
         self.state.settle(key);
     }
@@ -434,9 +458,10 @@ impl Sink for Meter<'_> {
             let mut exchange = self.state.blank(self.now);
             exchange.reason = Some(Reason::LateAttach);
             let operation = classify("", "", "");
-            self.open(key, exchange, &operation, &[]);
+            self.open(key, exchange, &operation, [""; 3], &[]);
+            let (late, now) = (End::Cut(Reason::LateAttach), self.now);
             if let Some(open) = self.state.find(key) {
-                open.request_end();
+                open.request_end(late, now);
             }
         }
         let (budget, now) = (&self.shared.budget, self.now);

@@ -6,7 +6,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
 use super::{Catalogue, CatalogueError, CatalogueSource, Found, PriceState, Trusted};
-use crate::exchange::{Exchange, IdentifiedBy, ReportedCost, SessionId, Timing, Usage};
+use crate::exchange::{Exchange, IdentifiedBy, RateLimits, ReportedCost, SessionId, Timing, Usage, Withheld};
 use crate::money::PicoUsd;
 use crate::pricing::price;
 use crate::record::{Cost, CostKind};
@@ -108,9 +108,12 @@ fn exchange(provider: &str, model: &str, usage: Usage) -> Exchange {
         api_key_fingerprint: None,
         sdk: None,
         trace_id: None,
+        rate_limits: RateLimits::default(),
+        retries: None,
         request_bytes: None,
         response_bytes: None,
         timing: Timing::default(),
+        withheld: Withheld::default(),
         reason: None,
     }
 }

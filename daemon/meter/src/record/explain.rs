@@ -46,6 +46,14 @@ impl Explanation {
         if exchange.dialect.is_none() {
             self.gaps.push("no dialect reads this call: only its size and time are known".to_owned());
         }
+        if let Some(retries @ 1..) = exchange.retries {
+            self.steps.push(format!(
+                "retry: the same process made the same request {retries} times before, never two minutes apart"
+            ));
+        }
+        for place in exchange.withheld.places() {
+            self.gaps.push(format!("{}: what stands there is not a name, so it is not kept", place.as_str()));
+        }
         if exchange.usage.is_unknown() && exchange.inference {
             let why = exchange.reason.map_or("the provider reported none", because);
             self.gaps.push(format!("token counts are not known: {why}"));

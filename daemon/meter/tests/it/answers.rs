@@ -2,7 +2,7 @@
 
 use std::io::Write;
 
-use meter::exchange::{Exchange, Reason};
+use meter::exchange::{Exchange, Reason, ToolUse};
 
 use crate::harness::{answer, call, chunked, tokens};
 
@@ -190,7 +190,7 @@ fn details_are_kept() {
         format!("POST {} HTTP/1.1\r\nContent-Length: {}\r\n\r\n{}", case.target, case.body.len(), case.body);
     let outcome = call(case.host, sent.as_bytes(), &answer(200, case.fields, case.answer.as_bytes()), &[9]);
     let exchange = outcome.one();
-    assert_eq!(exchange.tools, ["t".into()]);
+    assert_eq!(exchange.tools, [ToolUse { name: "t".into(), calls: Some(1) }]);
     assert_eq!(exchange.finish_reasons, ["stop".into()]);
     assert_eq!(exchange.service_tier.as_deref(), Some("default"));
     assert_eq!(exchange.dialect, Some("openai_chat"));

@@ -6,7 +6,8 @@ use meter::attribution::{OwnerIndex, TenantName};
 use meter::directory::Directory;
 use meter::exchange::{Exchange, IdentifiedBy, Reason, SessionId};
 use meter::pipeline::{
-    Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions, SessionVerdict,
+    Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
+    SessionVerdict,
 };
 use meter::pricing::Catalogue;
 use meter::record::Subject;
@@ -61,6 +62,7 @@ pub(crate) fn options() -> PipelineOptions {
         catalogue: Arc::clone(&PARTS.1),
         clock: WallClock { offset_ns: 1_700_000_000_000_000_000 },
         fingerprint_keys,
+        attempts: Attempts::new([3; 16]),
         id_seed: 0x1234_5678_9abc_def0,
         detect_by_path: true,
         fence_panics: false,
@@ -88,6 +90,16 @@ impl Driver {
         let (workload, host) = (Workload::unknown(process), Some(host));
         driver.input(Input::Opened { session: SESSION, process, workload, host, joined_late });
         driver
+    }
+
+    /// The process goes on with a new connection to `host`.
+    pub(crate) fn reconnect(&mut self, host: &str) {
+        self.close();
+        self.ends = [0; 2];
+        let process = ProcessKey { pid: 4242, start_ticks: 99 };
+        let host = Some(HostEvidence { host: host.into(), identified_by: IdentifiedBy::TlsHostnameCall });
+        let workload = Workload::unknown(process);
+        self.input(Input::Opened { session: SESSION, process, workload, host, joined_late: false });
     }
 
     fn input(&mut self, input: Input<'_>) {

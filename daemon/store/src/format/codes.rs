@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, PoisonError};
 
 use meter::attribution::{Method, NullReason, OutputState, StageOrigin};
-use meter::exchange::{IdentifiedBy, Reason};
+use meter::exchange::{IdentifiedBy, RateUnit, Reason};
 use meter::record::{CostKind, DarkReason, FlowSeen};
 use meter::workload::WorkloadEvidence;
 
@@ -38,6 +38,7 @@ codes! {
         Interrupted = 7, Gap = 8, Undecodable = 9, UnsupportedDialect = 10, NotReported = 11, NoResponse = 12,
         LimitReached = 13, Panicked = 14, NotInference = 15,
     }
+    RateUnit { Requests = 1, Tokens = 2, InputTokens = 3, OutputTokens = 4, InputImages = 5 }
     FlowSeen { Connect = 1, AtStart = 2, Tap = 3 }
     DarkReason { UnknownTlsLibrary = 1, AttachRefused = 2, Unreadable = 3, SwitchedOff = 4, Gone = 5 }
     WorkloadEvidence { Exact = 1, Lineage = 2, Unknown = 3 }

@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{Attribution, Candidate, Evidence, Owner, TenantName};
-use meter::exchange::{Exchange, ProviderError, ReportedCost, SessionId, Timing, Usage};
+use meter::exchange::{
+    Exchange, ProviderError, RateLimit, RateLimits, ReportedCost, Reset, SessionId, TOOLS_MAX, Timing,
+    ToolUse, Usage, Withheld,
+};
 use meter::money::PicoUsd;
 use meter::record::{Cost, CostPart, Coverage, Flow, Record, RecordId, Subject};
 use meter::time::{Moment, UnixNanos};
@@ -80,9 +83,12 @@ fn exchange_out(exchange: &Exchange) -> super::Exchange {
         api_key_fingerprint,
         sdk,
         trace_id,
+        rate_limits: RateLimits { limits, retry_after_ms },
+        retries,
         request_bytes,
         response_bytes,
         timing,
+        withheld,
         reason,
     } = exchange;
     super::Exchange {
@@ -103,7 +109,7 @@ fn exchange_out(exchange: &Exchange) -> super::Exchange {
         service_tier: text_out(service_tier),
         batch: *batch,
         finish_reasons: finish_reasons.iter().map(|reason| reason.to_string()).collect(),
-        tools: tools.iter().map(|tool| tool.to_string()).collect(),
+        tool_names: Vec::new(),
         provider_request_id: text_out(provider_request_id),
         organization: text_out(organization),
         project: text_out(project),
@@ -118,6 +124,14 @@ fn exchange_out(exchange: &Exchange) -> super::Exchange {
         response_bytes: *response_bytes,
         timing: Some(timing_out(timing)),
         reason: reason.map_or(0, |reason| reason.to_code()),
+        tools: tools
+            .iter()
+            .map(|ToolUse { name, calls }| super::ToolUse { name: name.to_string(), calls: *calls })
+            .collect(),
+        rate_limits: limits.iter().map(rate_limit_out).collect(),
+        retry_after_ms: *retry_after_ms,
+        retries: *retries,
+        withheld: withheld.bits(),
     }
 }
 
@@ -141,7 +155,7 @@ fn exchange_in(message: super::Exchange) -> Option<Exchange> {
         service_tier: text_in(message.service_tier),
         batch: message.batch,
         finish_reasons: message.finish_reasons.into_iter().map(Into::into).collect(),
-        tools: message.tools.into_iter().map(Into::into).collect(),
+        tools: tools_in(message.tools, message.tool_names),
         provider_request_id: text_in(message.provider_request_id),
         organization: text_in(message.organization),
         project: text_in(message.project),
@@ -151,10 +165,50 @@ fn exchange_in(message: super::Exchange) -> Option<Exchange> {
         api_key_fingerprint: text_in(message.api_key_fingerprint),
         sdk: text_in(message.sdk),
         trace_id: text_in(message.trace_id),
+        rate_limits: RateLimits {
+            limits: message.rate_limits.into_iter().map(rate_limit_in).collect::<Option<_>>()?,
+            retry_after_ms: message.retry_after_ms,
+        },
+        retries: message.retries,
         request_bytes: message.request_bytes,
         response_bytes: message.response_bytes,
         timing: message.timing.map(timing_in).unwrap_or_default(),
+        withheld: Withheld::from_bits(message.withheld),
         reason: code_or_none(message.reason)?,
+    })
+}
+
+/// Tools; from the names of an older row, one per call and cut at [`TOOLS_MAX`], as far as they tell.
+fn tools_in(tools: Vec<super::ToolUse>, names: Vec<String>) -> Vec<ToolUse> {
+    let all = names.len() < TOOLS_MAX;
+    let mut read: Vec<ToolUse> =
+        tools.into_iter().map(|tool| ToolUse { name: tool.name.into(), calls: tool.calls }).collect();
+    for name in names {
+        match read.iter_mut().find(|tool| *tool.name == *name) {
+            Some(tool) => tool.calls = tool.calls.map(|calls| calls.saturating_add(1)),
+            None => read.push(ToolUse { name: name.into(), calls: all.then_some(1) }),
+        }
+    }
+    read
+}
+
+fn rate_limit_out(limit: &RateLimit) -> super::RateLimit {
+    let RateLimit { unit, limit, remaining, reset } = *limit;
+    let (reset_after_ms, reset_at) = match reset {
+        None => (None, None),
+        Some(Reset::AfterMs(wait)) => (Some(wait), None),
+        Some(Reset::At(at)) => (None, Some(at.0)),
+    };
+    super::RateLimit { unit: unit.to_code(), limit, remaining, reset_after_ms, reset_at }
+}
+
+fn rate_limit_in(message: super::RateLimit) -> Option<RateLimit> {
+    let reset = message.reset_after_ms.map(Reset::AfterMs);
+    Some(RateLimit {
+        unit: Code::from_code(message.unit)?,
+        limit: message.limit,
+        remaining: message.remaining,
+        reset: reset.or(message.reset_at.map(|at| Reset::At(UnixNanos(at)))),
     })
 }
 

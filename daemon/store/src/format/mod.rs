@@ -138,8 +138,9 @@ pub(crate) struct Exchange {
     pub(crate) batch: bool,
     #[prost(string, repeated, tag = "17")]
     pub(crate) finish_reasons: Vec<String>,
+    /// Names of tools, one per call: how they were written before [`ToolUse`]. Only read.
     #[prost(string, repeated, tag = "18")]
-    pub(crate) tools: Vec<String>,
+    pub(crate) tool_names: Vec<String>,
     #[prost(string, optional, tag = "19")]
     pub(crate) provider_request_id: Option<String>,
     #[prost(string, optional, tag = "20")]
@@ -163,6 +164,40 @@ pub(crate) struct Exchange {
     /// 0: none.
     #[prost(uint32, tag = "29")]
     pub(crate) reason: u32,
+    #[prost(message, repeated, tag = "30")]
+    pub(crate) tools: Vec<ToolUse>,
+    #[prost(message, repeated, tag = "31")]
+    pub(crate) rate_limits: Vec<RateLimit>,
+    #[prost(uint64, optional, tag = "32")]
+    pub(crate) retry_after_ms: Option<u64>,
+    #[prost(uint32, optional, tag = "33")]
+    pub(crate) retries: Option<u32>,
+    /// One bit per place.
+    #[prost(uint32, tag = "34")]
+    pub(crate) withheld: u32,
+}
+
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub(crate) struct ToolUse {
+    #[prost(string, tag = "1")]
+    pub(crate) name: String,
+    #[prost(uint32, optional, tag = "2")]
+    pub(crate) calls: Option<u32>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct RateLimit {
+    #[prost(uint32, tag = "1")]
+    pub(crate) unit: u32,
+    #[prost(uint64, optional, tag = "2")]
+    pub(crate) limit: Option<u64>,
+    #[prost(uint64, optional, tag = "3")]
+    pub(crate) remaining: Option<u64>,
+    #[prost(uint64, optional, tag = "4")]
+    pub(crate) reset_after_ms: Option<u64>,
+    /// Unix time in ns; at most one of the two is there.
+    #[prost(uint64, optional, tag = "5")]
+    pub(crate) reset_at: Option<u64>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, prost::Message)]

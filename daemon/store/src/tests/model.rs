@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use meter::attribution::confidence::Band;
-use meter::exchange::Usage;
+use meter::exchange::{RateLimits, Reason, ToolUse, Usage, Withheld};
 use meter::record::{Record, RecordId, Subject};
 use meter::time::UnixNanos;
 use proptest::prelude::*;
@@ -281,4 +281,30 @@ fn a_bucket_is_whole_hours() {
     assert!(stores.fingerprint_key(&tenant("other")).is_none());
     assert_eq!(stores.commit(&[sample("other", 0, 1)]).lost(), 1);
     assert_eq!(stores.homeless(), 1);
+}
+
+/// A call as the first version wrote it: two calls of `look_up` and one of `send`, usage 1,200 and 34, reason
+/// `interrupted`, cost unknown.
+const FIRST_FORMAT: &str = "\
+    0880e2cfaa061081e2cfaa061a8a01080710011a066f70656e6169220e6170692e6f70656e61692e636f6d2805320b6f\
+    70656e61695f636861743a0463686174400152066770742d346f60c8016a0808b009102260d2098a010a746f6f6c5f63\
+    616c6c739201076c6f6f6b5f757092010473656e649201076c6f6f6b5f75709a01057265715f31d0010ad80114e20106\
+    080510062809e801072a06082a1063600132160a090a0764656661756c741001180120a846400b48023a13100418072a\
+    0d756e6b6e6f776e5f7573616765";
+
+#[test]
+fn records_of_the_first_format_are_still_understood() {
+    let bytes: Vec<u8> = (0..FIRST_FORMAT.len() / 2)
+        .map(|at| u8::from_str_radix(&FIRST_FORMAT[2 * at..2 * at + 2], 16).unwrap())
+        .collect();
+    let record = crate::format::decode(RecordId(1), &bytes).expect("a readable record");
+    let Subject::Exchange(exchange) = &record.subject else { panic!("a call") };
+    let calls = |name: &str, calls| ToolUse { name: name.into(), calls: Some(calls) };
+    assert_eq!(exchange.tools, [calls("look_up", 2), calls("send", 1)]);
+    assert_eq!(exchange.usage.input, Some(1_200));
+    assert_eq!(exchange.reason, Some(Reason::Interrupted));
+    assert_eq!(exchange.rate_limits, RateLimits::default());
+    assert_eq!((exchange.retries, exchange.withheld), (None, Withheld::default()));
+    assert_eq!(record.cost.as_ref().and_then(|cost| cost.reason), Some("unknown_usage"));
+    assert_eq!(crate::format::decode(record.id, &crate::format::encode(&record)), Some(record));
 }

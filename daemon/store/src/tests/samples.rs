@@ -8,7 +8,8 @@ use meter::attribution::{
     Attribution, Candidate, Evidence, Method, NullReason, OutputState, Owner, StageOrigin,
 };
 use meter::exchange::{
-    Exchange, IdentifiedBy, ProviderError, Reason, ReportedCost, SessionId, Timing, Usage,
+    Exchange, IdentifiedBy, ProviderError, RateLimit, RateLimits, RateUnit, Reason, ReportedCost, Reset,
+    SessionId, Timing, ToolUse, Usage, Withheld,
 };
 use meter::money::PicoUsd;
 use meter::record::{
@@ -74,7 +75,9 @@ fn an_exchange(dice: &mut Dice) -> Exchange {
         service_tier: dice.maybe(|dice| dice.text()),
         batch: dice.below(2) == 0,
         finish_reasons: (0..dice.below(3)).map(|_| dice.text()).collect(),
-        tools: (0..dice.below(3)).map(|_| dice.text()).collect(),
+        tools: (0..dice.below(3))
+            .map(|_| ToolUse { name: dice.text(), calls: dice.maybe(|dice| dice.next() as u32) })
+            .collect(),
         provider_request_id: dice.maybe(|dice| dice.text()),
         organization: dice.maybe(|dice| dice.text()),
         project: dice.maybe(|dice| dice.text()),
@@ -82,6 +85,11 @@ fn an_exchange(dice: &mut Dice) -> Exchange {
         api_key_fingerprint: dice.maybe(|dice| dice.text()),
         sdk: dice.maybe(|dice| dice.text()),
         trace_id: dice.maybe(|dice| dice.text()),
+        rate_limits: RateLimits {
+            limits: (0..dice.below(3)).map(|_| a_rate_limit(dice)).collect(),
+            retry_after_ms: dice.maybe(|dice| dice.next()),
+        },
+        retries: dice.maybe(|dice| dice.below(3) as u32),
         request_bytes: dice.maybe(|dice| dice.next()),
         response_bytes: dice.maybe(|dice| dice.next()),
         timing: Timing {
@@ -91,7 +99,26 @@ fn an_exchange(dice: &mut Dice) -> Exchange {
             last_token: dice.maybe(|dice| Moment(dice.next())),
             ended: dice.maybe(|dice| Moment(dice.next())),
         },
+        withheld: Withheld::from_bits(dice.below(1 << 12) as u32),
         reason: dice.maybe(a_reason),
+    }
+}
+
+fn a_rate_limit(dice: &mut Dice) -> RateLimit {
+    RateLimit {
+        unit: dice.one_of(&[
+            RateUnit::Requests,
+            RateUnit::Tokens,
+            RateUnit::InputTokens,
+            RateUnit::OutputTokens,
+            RateUnit::InputImages,
+        ]),
+        limit: dice.maybe(|dice| dice.next()),
+        remaining: dice.maybe(|dice| dice.next()),
+        reset: dice.maybe(|dice| match dice.below(2) {
+            0 => Reset::AfterMs(dice.next()),
+            _ => Reset::At(UnixNanos(dice.next())),
+        }),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, LazyLock};
 use meter::attribution::OwnerIndex;
 use meter::directory::Directory;
 use meter::exchange::{Exchange, SessionId};
-use meter::pipeline::{Direction, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
+use meter::pipeline::{Attempts, Direction, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
 use meter::pricing::Catalogue;
 use meter::record::Subject;
 use meter::time::{Moment, UnixNanos, WallClock};
@@ -101,6 +101,7 @@ pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
         catalogue: Arc::clone(&CATALOGUE),
         clock: WallClock::default(),
         fingerprint_keys: FingerprintKeys::default(),
+        attempts: Attempts::new([3; 16]),
         id_seed: 1,
         detect_by_path: true,
         fence_panics: false,

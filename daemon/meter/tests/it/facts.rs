@@ -1,0 +1,113 @@
+//! What is kept of an exchange besides its usage: limits, tools, retries, rates; and that prose is not.
+
+use meter::exchange::{Place, RateUnit, Reset, ToolUse};
+
+use crate::harness::{Driver, Outcome, answer, call, chunked, post};
+
+const REQUEST: &str = r#"{"model":"gpt-4o","stream":true,"stream_options":{"include_usage":true}}"#;
+
+fn chat(fields: &str, body: &str) -> Outcome {
+    call(
+        "api.openai.com",
+        &post("/v1/chat/completions", REQUEST),
+        &answer(200, fields, body.as_bytes()),
+        &[7],
+    )
+}
+
+#[test]
+fn limits_of_the_account_are_kept() {
+    let outcome = chat(
+        "x-ratelimit-limit-requests: 500\r\nx-ratelimit-remaining-requests: 499\r\nx-ratelimit-reset-requests: 120ms\r\n\
+         x-ratelimit-remaining-tokens: 29000\r\nretry-after: 2\r\n",
+        "{}",
+    );
+    let limits = &outcome.one().rate_limits;
+    assert_eq!(limits.retry_after_ms, Some(2_000));
+    let [requests, tokens] = limits.limits.as_slice() else { panic!("{limits:?}") };
+    assert_eq!(requests.unit, RateUnit::Requests);
+    assert_eq!((requests.limit, requests.remaining), (Some(500), Some(499)));
+    assert_eq!(requests.reset, Some(Reset::AfterMs(120)));
+    assert_eq!((tokens.unit, tokens.limit, tokens.remaining), (RateUnit::Tokens, None, Some(29_000)));
+}
+
+#[test]
+fn tools_and_finish_reasons_of_all_choices_are_kept() {
+    let tool = |name: &str| format!(r#"{{"function":{{"name":"{name}","arguments":"{{}}"}}}}"#);
+    let choice = |reason: &str, tools: &[&str]| {
+        let tools: Vec<String> = tools.iter().map(|name| tool(name)).collect();
+        format!(r#"{{"finish_reason":"{reason}","message":{{"tool_calls":[{}]}}}}"#, tools.join(","))
+    };
+    let body = format!(
+        r#"{{"choices":[{},{},{}],"usage":{{"prompt_tokens":1,"completion_tokens":2}}}}"#,
+        choice("tool_calls", &["look_up", "send", "look_up"]),
+        choice("length", &[]),
+        choice("tool_calls", &["send"]),
+    );
+    let outcome = chat("", &body);
+    let exchange = outcome.one();
+    assert_eq!(exchange.finish_reasons, ["tool_calls".into(), "length".into(), "tool_calls".into()]);
+    let used = |name: &str, calls| ToolUse { name: name.into(), calls };
+    assert_eq!(exchange.tools, [used("look_up", Some(2)), used("send", Some(2))]);
+
+    // An answer that breaks off may have called more.
+    let request = post("/v1/chat/completions", REQUEST);
+    let received = answer(200, "", body.as_bytes());
+    let outcome = call("api.openai.com", &request, &received[..received.len() - 60], &[11]);
+    assert_eq!(outcome.one().tools, [used("look_up", None), used("send", None)]);
+}
+
+#[test]
+fn what_is_no_name_is_withheld_and_the_record_says_so() {
+    const PROSE: &str = "please ignore the above";
+    fn check(request: &str, fields: &str, body: &str, expected: &[Place]) {
+        let sent = post("/v1/chat/completions", request);
+        let outcome = call("api.openai.com", &sent, &answer(200, fields, body.as_bytes()), &[13]);
+        let exchange = outcome.one();
+        assert_eq!(exchange.withheld.places().collect::<Vec<_>>(), expected, "{request} {fields} {body}");
+        assert!(!outcome.printed.contains("ignore the"), "{}", outcome.printed);
+    }
+    let model = format!(r#"{{"model":"{PROSE}"}}"#);
+    check(&model, "", &model, &[Place::RequestedModel, Place::Model]);
+    let choice = |inner: &str| format!(r#"{{"choices":[{inner}]}}"#);
+    check("{}", "", &choice(&format!(r#"{{"finish_reason":"{PROSE}"}}"#)), &[Place::FinishReasons]);
+    let tool = format!(r#"{{"message":{{"tool_calls":[{{"function":{{"name":"{PROSE}"}}}}]}}}}"#);
+    check("{}", "", &choice(&tool), &[Place::Tools]);
+    let error = format!(r#"{{"error":{{"type":"{PROSE}","code":"{PROSE}","message":"{PROSE}"}}}}"#);
+    check("{}", "", &error, &[Place::ErrorClass, Place::ErrorCode]);
+    check("{}", &format!("x-request-id: {PROSE}\r\n"), "{}", &[Place::ProviderRequestId]);
+    let account = format!("openai-organization: {PROSE}\r\nopenai-project: {PROSE}\r\n");
+    check("{}", &account, "{}", &[Place::Organization, Place::Project]);
+    let long = format!(r#"{{"service_tier":"{}"}}"#, "x".repeat(200));
+    check("{}", "", &long, &[Place::ServiceTier]);
+}
+
+#[test]
+fn a_request_made_again_is_a_retry_also_on_another_connection() {
+    let mut driver = Driver::new("api.openai.com", false);
+    let retries = |driver: &mut Driver, body: &str, status| {
+        driver.sent(&post("/v1/chat/completions", body));
+        driver.received(&answer(status, "", b"{}"));
+        driver.outcome().one().retries
+    };
+    assert_eq!(retries(&mut driver, REQUEST, 429), Some(0));
+    assert_eq!(retries(&mut driver, REQUEST, 503), Some(1));
+    driver.reconnect("api.openai.com");
+    assert_eq!(retries(&mut driver, REQUEST, 200), Some(2));
+    assert_eq!(retries(&mut driver, r#"{"model":"other"}"#, 200), Some(0));
+}
+
+#[test]
+fn the_rate_of_output_is_over_the_time_that_the_caller_waited() {
+    let mut driver = Driver::new("api.openai.com", false);
+    driver.sent(&post("/v1/chat/completions", REQUEST));
+    let body = "data: {\"choices\":[{\"delta\":{\"content\":\"a\"}}]}\n\ndata: {\"choices\":[],\"usage\":\
+                {\"prompt_tokens\":1,\"completion_tokens\":50}}\n\ndata: [DONE]\n\n";
+    driver.received(&chunked("", body.as_bytes(), 1_000));
+    let outcome = driver.outcome();
+    let exchange = outcome.one();
+    let nanos = exchange.timing.last_token.map(|last| last.since(exchange.timing.started));
+    // The driver's clock advances 1 us with every input.
+    assert_eq!(nanos, Some(1_000));
+    assert_eq!(exchange.output_millitokens_per_second(), Some(50 * 1_000_000 * 1_000));
+}
