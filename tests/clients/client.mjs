@@ -1,5 +1,6 @@
 // Real Node clients. Reads calls as JSON lines, makes them, reports each as a JSON line.
 import { readFileSync } from "node:fs";
+import { connect } from "node:http2";
 import { createRequire } from "node:module";
 import { join } from "node:path";
 
@@ -53,13 +54,33 @@ function viaFetch() {
   };
 }
 
-const make = mode === "openai" ? await viaSdk() : viaFetch();
+// One session per provider, a stream per call.
+const sessions = new Map();
+
+function viaHttp2() {
+  return async (call) => {
+    const url = new URL({ chat: base + "/chat/completions", responses: base + "/responses", messages: anthropic + "/v1/messages" }[call.api]);
+    if (!sessions.has(url.origin)) sessions.set(url.origin, connect(url.origin));
+    const headers = { ":method": "POST", ":path": url.pathname, "content-type": "application/json", authorization: "Bearer " + key };
+    const stream = sessions.get(url.origin).request(headers);
+    let [status, received] = [0, 0];
+    const sent = Buffer.from(JSON.stringify(body(call)));
+    stream.on("response", (head) => (status = head[":status"]));
+    stream.end(sent);
+    for await (const piece of stream) received += piece.length;
+    return { status, sent: sent.length, received };
+  };
+}
+
+const make = { openai: viaSdk, fetch: viaFetch, http2: viaHttp2 }[mode];
+const once = await make();
 for (const call of calls) {
   const started = performance.now();
   try {
-    const more = await make(call);
+    const more = await once(call);
     console.log(JSON.stringify({ ok: true, order: call.order, ms: performance.now() - started, ...more }));
   } catch (error) {
     console.log(JSON.stringify({ ok: false, order: call.order, error: String(error) }));
   }
 }
+for (const session of sessions.values()) session.close();

@@ -90,10 +90,10 @@ async def run_async(client, calls, sizes):
         await asyncio.gather(*(one(call) for call in calls[first : first + 2]))
 
 
-def run_httpx(calls):
+def run_httpx(calls, http2):
     import httpx
 
-    with httpx.Client(timeout=30) as client:
+    with httpx.Client(timeout=30, http2=http2) as client:
         for call in calls:
             path = {"chat": "/chat/completions", "responses": "/responses"}.get(call["api"])
             url = OPENAI + path if path else ANTHROPIC + "/v1/messages"
@@ -136,7 +136,9 @@ def main():
         client = anthropic.AsyncAnthropic(api_key=KEY, base_url=ANTHROPIC, max_retries=0, http_client=http)
         asyncio.run(run_async(client, calls, sizes))
     elif mode == "httpx":
-        run_httpx(calls)
+        run_httpx(calls, http2=False)
+    elif mode == "httpx-http2":
+        run_httpx(calls, http2=True)
     else:
         sys.exit(f"unknown mode {mode}")
 

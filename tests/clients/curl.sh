@@ -17,7 +17,7 @@ while IFS= read -r call; do
         [ "$stream" = true ] && usage=',"stream_options":{"include_usage":true}'
         ;;
     esac
-    "$LAB_CURL" ${LAB_CURL_FLAGS:---http1.1} -sS -f -o /dev/null -w '"sent":%{size_upload},"received":%{size_download}' \
+    "$LAB_CURL" "$LAB_CURL_VERSION" $LAB_CURL_FLAGS -sS -f -o /dev/null -w '"sent":%{size_upload},"received":%{size_download}' \
         -H "authorization: Bearer $key" -H 'content-type: application/json' \
         --data-raw '{"model":"'"$model"'","stream":'"$stream$usage,$rest"'}' "$url" >"$sizes" &
     pid=$!

@@ -16,6 +16,7 @@ fn calls_of(client: Client, seed: &mut u64) -> Vec<Call> {
     let apis: &[&'static str] = match client {
         Client::PythonAnthropic | Client::PythonAnthropicAsync => &["messages"],
         Client::PythonHttpx | Client::NodeFetch | Client::Curl => &["chat", "responses", "messages"],
+        client if client.is_http2() => &["chat", "responses", "messages"],
         _ => &["chat", "responses"],
     };
     let mut calls = Vec::new();
@@ -39,7 +40,7 @@ const OWNERS: &str = "[[owner]]\nmatch = { user = \"root\" }\nteam = \"lab\"\nse
 #[test]
 fn every_client_is_recorded_exactly() {
     needs_kernel!("every_client_is_recorded_exactly");
-    let lab = Lab::new(&["http/1.1"]);
+    let lab = Lab::new(&["h2", "http/1.1"]);
     // A network's distance: on bare loopback the first call of a process may win the race against its arming, which
     // the first-call tests measure.
     let world = lab.at_distance(Duration::from_millis(5));
@@ -116,18 +117,24 @@ fn differences(client: Client, pid: u32, call: &Call, report: &Report, record: &
         .collect()
 }
 
+fn http2_connections(lab: &Lab) -> u64 {
+    lab.ai.http2_connections.load(std::sync::atomic::Ordering::Relaxed)
+}
+
 /// The laboratory itself: every client is served, whether or not a daemon runs.
 #[test]
 fn the_laboratory_serves_every_client() {
     needs_kernel!("the_laboratory_serves_every_client");
-    let lab = Lab::new(&["http/1.1"]);
+    let lab = Lab::new(&["h2", "http/1.1"]);
     let mut seed = 0;
     for client in Client::ALL {
+        let before = http2_connections(&lab);
         let calls = calls_of(*client, &mut seed);
         let (_, reports) =
             clients::run(*client, &lab.world, lab.path(), &calls).expect("the client's reports");
         assert_eq!(reports.len(), calls.len(), "{client:?}");
         assert!(reports.iter().all(Report::ok), "{client:?}: {reports:?}");
+        assert_eq!(http2_connections(&lab) > before, client.is_http2(), "{client:?}");
     }
     let served = lab.ai.requests.load(std::sync::atomic::Ordering::Relaxed);
     assert_eq!(served, seed, "requests served and calls made");

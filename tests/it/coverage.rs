@@ -13,25 +13,29 @@ use serde_json::Value;
 use e2e::lab::Lab;
 
 #[test]
-fn an_http2_session_is_metadata_only_and_invents_nothing() {
-    needs_kernel!("an_http2_session_is_metadata_only_and_invents_nothing");
+fn an_http2_session_is_captured_and_exact() {
+    needs_kernel!("an_http2_session_is_captured_and_exact");
     let lab = Lab::new(&["h2", "http/1.1"]);
     let world = lab.at_distance(Duration::from_millis(5));
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
-    for run in 0..3 {
-        let calls = [Call::new("chat", true, 700_000 + run)];
-        let running =
-            clients::start(Client::Curl, &world, lab.path(), &calls, &[("LAB_CURL_FLAGS", "--http2")]);
-        let reports = running.expect("a client").reports().expect("its reports");
-        assert!(reports.iter().all(clients::Report::ok), "{reports:?}");
+    let warm_up = [Call::new("chat", false, 690_000)];
+    clients::run(Client::CurlHttp2, &world, lab.path(), &warm_up).expect("a first run of the executable");
+    let calls: Vec<Call> = (0..6).map(|run| Call::new("chat", run % 2 == 0, 700_000 + run)).collect();
+    let (_, reports) = clients::run(Client::CurlHttp2, &world, lab.path(), &calls).expect("its reports");
+    assert!(reports.iter().all(clients::Report::ok), "{reports:?}");
+    let record = |records: &[Value], call: &Call| {
+        records.iter().find(|record| record["usage"]["input_tokens"] == call.input).cloned()
+    };
+    let records = daemon
+        .calls_until(|records| calls.iter().all(|call| record(records, call).is_some()))
+        .expect("a record of each call");
+    for call in &calls {
+        let record = record(&records, call).expect("just found");
+        assert_eq!(record["usage"]["output_tokens"], call.output, "{record}");
+        assert_eq!(record["streaming"], call.stream, "{record}");
+        assert_eq!(record["reason"], "no_rules", "nothing of the call is unknown: {record}");
     }
-    let covered =
-        wait_for_coverage(&daemon, |row| row["reason"] == "http2" && row["verdict"] == "metadata_only");
-    assert_eq!(covered["provider"], "openai", "{covered}");
-    let records = daemon.calls().expect("calls");
-    let invented: Vec<&Value> =
-        records.iter().filter(|record| !record["usage"]["input_tokens"].is_null()).collect();
-    assert!(invented.is_empty(), "{invented:?}");
+    wait_for_coverage(&daemon, |row| row["provider"] == "openai" && row["verdict"] == "captured");
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }
 

@@ -30,6 +30,12 @@ pub enum Client {
     NodeFetch,
     /// curl, HTTP/1.1.
     Curl,
+    /// Python `httpx`, HTTP/2.
+    PythonHttpxHttp2,
+    /// Node `http2`.
+    NodeHttp2,
+    /// curl, HTTP/2.
+    CurlHttp2,
 }
 
 impl Client {
@@ -43,7 +49,15 @@ impl Client {
         Client::NodeOpenai,
         Client::NodeFetch,
         Client::Curl,
+        Client::PythonHttpxHttp2,
+        Client::NodeHttp2,
+        Client::CurlHttp2,
     ];
+
+    /// Whether it speaks HTTP/2 if the provider does.
+    pub fn is_http2(self) -> bool {
+        matches!(self, Client::PythonHttpxHttp2 | Client::NodeHttp2 | Client::CurlHttp2)
+    }
 
     /// Mode word of the client's script.
     pub fn mode(self) -> &'static str {
@@ -55,7 +69,9 @@ impl Client {
             Client::PythonHttpx => "httpx",
             Client::NodeOpenai => "openai",
             Client::NodeFetch => "fetch",
-            Client::Curl => "curl",
+            Client::Curl | Client::CurlHttp2 => "curl",
+            Client::PythonHttpxHttp2 => "httpx-http2",
+            Client::NodeHttp2 => "http2",
         }
     }
 }
@@ -206,22 +222,24 @@ pub fn start(
         | Client::PythonOpenaiAsync
         | Client::PythonAnthropic
         | Client::PythonAnthropicAsync
-        | Client::PythonHttpx => {
+        | Client::PythonHttpx
+        | Client::PythonHttpxHttp2 => {
             let python = toolbox.python.as_ref().with_context(missing)?;
             let mut command = world.command(dir, python)?;
             command.arg(scripts.join("client.py"));
             command
         }
-        Client::NodeOpenai | Client::NodeFetch => {
+        Client::NodeOpenai | Client::NodeFetch | Client::NodeHttp2 => {
             let node = toolbox.node.as_ref().with_context(missing)?;
             let mut command = world.command(dir, node)?;
             command.arg(scripts.join("client.mjs")).env("LAB_NODE_MODULES", &toolbox.node_dir);
             command
         }
-        Client::Curl => {
+        Client::Curl | Client::CurlHttp2 => {
+            let version = if client.is_http2() { "--http2" } else { "--http1.1" };
             let curl = toolbox.curl.as_ref().with_context(missing)?;
             let mut command = world.command(dir, Path::new("/bin/sh"))?;
-            command.arg(scripts.join("curl.sh")).env("LAB_CURL", curl);
+            command.arg(scripts.join("curl.sh")).env("LAB_CURL", curl).env("LAB_CURL_VERSION", version);
             command
         }
     };

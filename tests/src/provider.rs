@@ -42,6 +42,8 @@ pub struct Served {
     pub request_body_bytes: AtomicU64,
     /// TLS connections accepted.
     pub connections: AtomicU64,
+    /// Of these, HTTP/2 ones.
+    pub http2_connections: AtomicU64,
     /// Recorded answers by id.
     pub recorded: Mutex<HashMap<String, Recorded>>,
 }
@@ -60,6 +62,7 @@ pub async fn spawn(listen: SocketAddr, tls: Arc<rustls::ServerConfig>) -> anyhow
                 let Ok(stream) = acceptor.accept(stream).await else { return };
                 state.connections.fetch_add(1, Ordering::Relaxed);
                 let h2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                state.http2_connections.fetch_add(u64::from(h2), Ordering::Relaxed);
                 let service = hyper::service::service_fn(move |request| answer(request, Arc::clone(&state)));
                 let io = TokioIo::new(stream);
                 // A client that hangs up in the middle is part of the tests.

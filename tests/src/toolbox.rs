@@ -10,7 +10,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, bail};
 
 /// Packages of the Python environment.
-const PYTHON_PACKAGES: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "httpx==0.28.1"];
+const PYTHON_PACKAGES: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "httpx[http2]==0.28.1"];
 
 /// Packages of the Node project.
 const NODE_PACKAGES: &[&str] = &["openai@7"];

@@ -97,8 +97,8 @@ impl Usage {
 pub enum Reason {
     /// The call was made before the process was armed.
     LateAttach,
-    /// The session speaks HTTP/2.
-    Http2,
+    /// The request's head refers to parts of the HTTP/2 connection that were not seen. Usage may be known nevertheless.
+    UndecodableHead,
     /// The session was upgraded to a protocol that is not metered (WebSocket).
     Upgraded,
     /// Neither HTTP/1.1 nor HTTP/2.
@@ -132,7 +132,7 @@ impl Reason {
     pub fn as_str(self) -> &'static str {
         match self {
             Reason::LateAttach => "late_attach",
-            Reason::Http2 => "http2",
+            Reason::UndecodableHead => "undecodable_head",
             Reason::Upgraded => "upgraded",
             Reason::NotHttp => "not_http",
             Reason::UnknownSession => "unknown_session",

@@ -175,7 +175,6 @@ pub(crate) struct Shared {
     pub(crate) attempts: Attempts,
     pub(crate) detect_by_path: bool,
     pub(crate) budget: Budget,
-    pub(crate) http2: bool,
 }
 
 /// Bytes and kernel facts in, records out.
@@ -215,7 +214,6 @@ impl Pipeline {
                 attempts,
                 detect_by_path,
                 budget: Budget::new(),
-                http2: false,
             },
             catalogue,
             id_seed,
@@ -234,10 +232,7 @@ impl Pipeline {
                 self.close(session, None, now);
                 self.make_room(now);
                 self.expiry.insert((Moment(now.0.saturating_add(SESSION_IDLE_NS)), session));
-                self.sessions.insert(
-                    session,
-                    Session::new(session, process, workload, joined_late, self.shared.http2, now),
-                );
+                self.sessions.insert(session, Session::new(session, process, workload, joined_late, now));
                 if let Some(host) = host {
                     self.step(session, now, |session, shared| session.name(host, shared, now));
                 }
@@ -304,11 +299,6 @@ impl Pipeline {
     /// Tenants changed.
     pub fn set_fingerprint_keys(&mut self, keys: FingerprintKeys) {
         self.shared.fingerprint_keys = keys;
-    }
-
-    /// Meters HTTP/2 in sessions opened from here on. Off at first: such a session is `metadata_only(http2)`.
-    pub fn speak_http2(&mut self, on: bool) {
-        self.shared.http2 = on;
     }
 
     /// Sessions held.

@@ -77,7 +77,7 @@ pub fn h1(data: &[u8]) {
         [] => return,
     };
     let budget = Budget::new();
-    let mut protocol = Protocol::new(late, true);
+    let mut protocol = Protocol::new(late);
     let (mut tally, mut sink) = (Tally::default(), Recorder::default());
     for step in steps(data) {
         let (direction, piece) = match step {
@@ -207,7 +207,6 @@ pub fn pipeline(data: &[u8]) {
         [] => return,
     };
     let mut pipeline = Pipeline::new(options());
-    pipeline.speak_http2(flags & 4 != 0);
     let (session, process) = (SessionId(7), ProcessKey { pid: 1, start_ticks: 1 });
     let host = || HostEvidence { host: "api.openai.com".into(), identified_by: IdentifiedBy::Sni };
     pipeline.handle(

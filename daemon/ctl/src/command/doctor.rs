@@ -317,7 +317,6 @@ fn remedy(verdict: &str, reason: &str) -> &'static str {
     match (verdict, reason) {
         ("captured", _) => text::UNKNOWN,
         (_, "late_attach") => "nothing: calls from the next one on are metered",
-        (_, "http2") => "use HTTP/1.1 in the client; HTTP/2 is not metered",
         (_, "unknown_session") => "name the host in [[provider]] if it is a gateway of yours",
         (_, "unknown_tls_library") => "no probe for its TLS library: flows only",
         (_, "attach_refused") => "see the daemon's log; check lockdown and perf_event_paranoid",
@@ -350,7 +349,7 @@ mod tests {
         Coverage {
             processes: vec![
                 process("/usr/bin/python3.11", "captured", ""),
-                process("/usr/bin/curl", "metadata_only", "http2"),
+                process("/usr/bin/curl", "metadata_only", "late_attach"),
                 process("/opt/app", "dark", "unknown_tls_library"),
             ],
         }
@@ -391,10 +390,10 @@ default  open   durable     local          1,234  3.0 MiB  -
 records not yet durable: 0
 
 Coverage: every process that talks to a provider
-WORKLOAD        PROVIDER  VERDICT        REASON               WHAT TO DO                                         LIBRARY      CALLS  LATE
-python3.11[42]  openai    captured       -                    -                                                  libssl.so.3      3     1
-curl[42]        openai    metadata_only  http2                use HTTP/1.1 in the client; HTTP/2 is not metered  -                3     1
-app[42]         openai    dark           unknown_tls_library  no probe for its TLS library: flows only           -                3     1
+WORKLOAD        PROVIDER  VERDICT        REASON               WHAT TO DO                                       LIBRARY      CALLS  LATE
+python3.11[42]  openai    captured       -                    -                                                libssl.so.3      3     1
+curl[42]        openai    metadata_only  late_attach          nothing: calls from the next one on are metered  -                3     1
+app[42]         openai    dark           unknown_tls_library  no probe for its TLS library: flows only         -                3     1
 ";
         assert_eq!(render(&node(), &coverage(), Look::default(), now), expected);
     }
@@ -409,7 +408,7 @@ app[42]         openai    dark           unknown_tls_library  no probe for its T
         assert!(text.contains("1 could do more than observe"), "{text}");
         let value = object(&node, &coverage()).into_value();
         assert_eq!(value.pointer("/programs/0/observes_only"), Some(&Value::Bool(false)), "{value}");
-        assert_eq!(value.pointer("/process_coverage/1/reason"), Some(&Value::from("http2")));
+        assert_eq!(value.pointer("/process_coverage/1/reason"), Some(&Value::from("late_attach")));
         assert_eq!(value.pointer("/process_coverage/0/reason"), None);
     }
 }

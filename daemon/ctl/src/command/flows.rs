@@ -167,7 +167,7 @@ mod tests {
                 ..Workload::default()
             }),
             coverage: "metadata_only".into(),
-            reason: "http2".into(),
+            reason: "upgraded".into(),
             ..Flow::default()
         }
     }
@@ -175,8 +175,8 @@ mod tests {
     #[test]
     fn a_flow_reads_as_a_row_and_as_json() {
         let expected = "\
-STARTED (UTC)        PROVIDER  HOST            BY   REMOTE           SENT  RECEIVED  WORKLOAD  OWNER  COVERAGE               ID
-2026-03-01 12:00:00  openai    api.openai.com  sni  10.0.0.2:443  3.0 MiB         -  curl[42]  -      metadata_only (http2)  0000000a
+STARTED (UTC)        PROVIDER  HOST            BY   REMOTE           SENT  RECEIVED  WORKLOAD  OWNER  COVERAGE                  ID
+2026-03-01 12:00:00  openai    api.openai.com  sni  10.0.0.2:443  3.0 MiB         -  curl[42]  -      metadata_only (upgraded)  0000000a
 ";
         assert_eq!(table::of(Look::default(), COLUMNS, &[flow()]), expected);
         let json = object(&flow()).into_value();

@@ -48,6 +48,16 @@ impl Decoder {
         decoder
     }
 
+    /// The decoder for a body of unknown coding that begins with `first`: no text begins like gzip or zstd.
+    pub fn guess(first: u8, budget: &Budget) -> Decoder {
+        let value: &[u8] = match first {
+            0x1f => b"gzip",
+            0x28 => b"zstd",
+            _ => b"",
+        };
+        Decoder::new(&[Header { name: "content-encoding", value }], budget)
+    }
+
     /// Hands what `bytes` decode to on to `out`, in parts.
     ///
     /// # Errors

@@ -49,6 +49,10 @@ pub struct Connection {
     unseen: Option<Reason>,
     /// A response without request was reported since the last request.
     orphaned: bool,
+    /// A head was understood: it is HTTP/1.
+    certain: bool,
+    /// What is to be reported once it is certain.
+    due: Option<Reason>,
 }
 
 #[derive(Debug)]
@@ -128,6 +132,29 @@ impl Connection {
             next_key: 0,
             unseen: joined_late.then_some(Reason::LateAttach),
             orphaned: false,
+            certain: false,
+            due: None,
+        }
+    }
+
+    /// Whether nothing so far shows that it is HTTP/1, and the place in `direction` is lost.
+    pub(super) fn is_doubtful(&self, direction: Direction) -> bool {
+        let half = match direction {
+            Direction::Sent => &self.sent,
+            Direction::Received => &self.received,
+        };
+        !self.certain && matches!(half.state, State::Skip(_))
+    }
+
+    /// It is not HTTP/1 after all: what is held is lost.
+    pub(super) fn abandon(&mut self, tally: &mut Tally) {
+        for half in [&mut self.sent, &mut self.received] {
+            let lost = match half.state {
+                State::Skip(reason) => reason,
+                _ => Reason::Gap,
+            };
+            tally.lost.add(lost, half.held.len() as u64);
+            half.release();
         }
     }
 
@@ -171,6 +198,7 @@ impl Connection {
         if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
             self.report_orphan(sink);
         }
+        self.report_due(sink);
         for half in [&mut self.sent, &mut self.received] {
             let lost = match half.state {
                 State::Skip(reason) => reason,
@@ -380,6 +408,7 @@ impl Connection {
         sink: &mut impl Sink,
     ) -> Next {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+        self.report_due(sink);
         let begun = match direction {
             Direction::Sent => {
                 let mut parsed = httparse::Request::new(&mut headers);
@@ -406,6 +435,7 @@ impl Connection {
         };
         match begun {
             Some(next) => {
+                self.certain = true;
                 tally.metered = tally.metered.saturating_add(head.len() as u64);
                 next
             }
@@ -512,7 +542,7 @@ impl Connection {
             sending.refused = true;
         }
         if let Some(key) = key {
-            sink.response(key, &ResponseHead { status, headers });
+            sink.response(key, &ResponseHead { status, headers, whole: true });
         }
         let tunnel = pending.is_some_and(|pending| pending.connect) && (200..300).contains(&status);
         if status == 101 || tunnel {
@@ -596,6 +626,15 @@ impl Connection {
             && self.pending.is_empty()
         {
             self.orphaned = true;
+            self.due = Some(reason);
+            if self.certain {
+                self.report_due(sink);
+            }
+        }
+    }
+
+    fn report_due(&mut self, sink: &mut impl Sink) {
+        if let Some(reason) = self.due.take() {
             sink.orphan(reason);
         }
     }

@@ -41,6 +41,10 @@ pub struct Connection {
     streams: Vec<Stream>,
     /// The client's newest stream: it opens them in order, so what is older is not opened again.
     newest: u32,
+    /// Streams from before it was joined that were told of. `None` if it was seen from its start.
+    earlier: Option<Vec<u32>>,
+    /// The first stream whose beginning was seen.
+    first: Option<u32>,
 }
 
 /// A stream that is not over.
@@ -116,7 +120,14 @@ impl Connection {
             true => (State::Skip(Reason::LateAttach), State::Skip(Reason::LateAttach)),
             false => (State::Preface(PREFACE.len()), State::Frame),
         };
-        Connection { sent: Half::new(sent), received: Half::new(received), streams: Vec::new(), newest: 0 }
+        Connection {
+            sent: Half::new(sent),
+            received: Half::new(received),
+            streams: Vec::new(),
+            earlier: joined_late.then(Vec::new),
+            first: None,
+            newest: 0,
+        }
     }
 
     /// Takes the next piece of a direction; `tally.seen` counts it already.
@@ -364,13 +375,29 @@ impl Connection {
     }
 
     fn data(&mut self, direction: Direction, stream: u32, data: Piece<'_>, sink: &mut impl Sink) {
-        if !self.streams.iter().any(|open| open.id == stream) {
+        if !self.streams.iter().any(|open| open.id == stream) && !self.adopt(direction, stream, sink) {
             return;
         }
         match direction {
             Direction::Sent => sink.request_data(Key::from(stream), data),
             Direction::Received => sink.response_data(Key::from(stream), data),
         }
+    }
+
+    /// Tells of a call that was made before the connection was joined, of which an answer is still coming.
+    fn adopt(&mut self, direction: Direction, stream: u32, sink: &mut impl Sink) -> bool {
+        let room = self.streams.len() < STREAMS_MAX;
+        let Some(earlier) = &mut self.earlier else { return false };
+        let before = self.first.is_none_or(|first| stream < first);
+        // Servers open streams of even numbers.
+        let asked = direction == Direction::Received && stream % 2 == 1;
+        if !(before && asked && room) || earlier.len() >= STREAMS_MAX || earlier.contains(&stream) {
+            return false;
+        }
+        earlier.push(stream);
+        self.streams.push(Stream { id: stream, request_ended: true, responded: true });
+        sink.response(Key::from(stream), &ResponseHead { status: 0, headers: &[], whole: false });
+        true
     }
 
     /// Some of a DATA frame passed; `left` and `padding` are to come.
@@ -433,13 +460,18 @@ impl Connection {
             return;
         }
         let decoded = if stripped { half.decoder.decode(&block.bytes).ok() } else { None };
-        let Some(fields) = decoded else {
-            tally.lost.add(Reason::Undecodable, block.seen);
-            half.decoder.forget();
+        let fields = match decoded {
+            Some(fields) => {
+                tally.metered = tally.metered.saturating_add(block.seen);
+                fields
+            }
             // Its stream goes on without a head.
-            return;
+            None => {
+                tally.lost.add(Reason::Undecodable, block.seen);
+                half.decoder.forget();
+                Fields { unknown: 1, ..Fields::default() }
+            }
         };
-        tally.metered = tally.metered.saturating_add(block.seen);
         if block.kind == PUSH_PROMISE {
             return;
         }
@@ -467,6 +499,7 @@ impl Connection {
             let found = fields.list.iter().find(|(field, _)| field.as_slice() == name.as_bytes());
             found.and_then(|(_, value)| std::str::from_utf8(value).ok())
         };
+        self.first.get_or_insert(stream);
         self.streams.push(Stream { id: stream, request_ended: false, responded: false });
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let head = RequestHead {
@@ -492,8 +525,11 @@ impl Connection {
             // Trailers.
             (Some(open), _) if open.responded => return,
             (Some(open), _) => open.responded = true,
-            // A response whose request was not seen, joined late.
-            (None, Some(_)) if room => {
+            // A response whose request was not seen.
+            (None, Some(_)) if room && stream % 2 == 1 => {
+                if let Some(earlier) = self.earlier.as_mut().filter(|earlier| earlier.len() < STREAMS_MAX) {
+                    earlier.push(stream);
+                }
                 self.streams.push(Stream { id: stream, request_ended: true, responded: true });
             }
             (None, _) => return,
@@ -501,7 +537,8 @@ impl Connection {
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         // A status that was never seen in the head decoder's table is most often 200, but that is a guess.
         let status = status.unwrap_or(0);
-        sink.response(Key::from(stream), &ResponseHead { status, headers: plain(fields, &mut headers) });
+        let head = ResponseHead { status, headers: plain(fields, &mut headers), whole: fields.unknown == 0 };
+        sink.response(Key::from(stream), &head);
     }
 }
 

@@ -42,6 +42,8 @@ pub struct ResponseHead<'a> {
     pub status: u16,
     /// Fields.
     pub headers: &'a [Header<'a>],
+    /// False if fields are missing that could not be decoded.
+    pub whole: bool,
 }
 
 /// How a message ended.
@@ -95,9 +97,9 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// A protocol to be found out. `joined_late` if bytes may have passed before; `http2` if that is to be metered.
-    pub fn new(joined_late: bool, http2: bool) -> Protocol {
-        Protocol::Unknown(Detect { joined_late, http2, held: Vec::new() })
+    /// A protocol to be found out. `joined_late` if bytes may have passed before.
+    pub fn new(joined_late: bool) -> Protocol {
+        Protocol::Unknown(Detect { joined_late, held: Vec::new() })
     }
 
     /// Takes the next piece of a direction. Returns the reason if the session has just turned out not to be metered.
@@ -111,6 +113,16 @@ impl Protocol {
     ) -> Option<Reason> {
         tally.seen = tally.seen.saturating_add(piece.len());
         let detect = match self {
+            Protocol::Http1(connection)
+                if connection.is_doubtful(direction)
+                    && matches!(piece, Piece::Bytes(bytes) if h2::begins_with_frames(bytes)) =>
+            {
+                connection.abandon(tally);
+                let mut connection = Box::new(h2::Connection::new(true));
+                connection.push(direction, piece, budget, tally, sink);
+                *self = Protocol::Http2(connection);
+                return None;
+            }
             Protocol::Http1(connection) => {
                 if connection.push(direction, piece, budget, tally, sink) == h1::Next::Upgraded {
                     *self = Protocol::Unmetered(Reason::Upgraded);
@@ -135,9 +147,9 @@ impl Protocol {
             }
             return None;
         }
-        let (held, joined_late, http2) = (std::mem::take(&mut detect.held), detect.joined_late, detect.http2);
+        let (held, joined_late) = (std::mem::take(&mut detect.held), detect.joined_late);
         let reason = match found {
-            Detected::Http2 if http2 => {
+            Detected::Http2 => {
                 // Frames without preface are the middle of a connection, unless the server was quicker.
                 let bytes = match piece {
                     Piece::Bytes(bytes) if direction == Direction::Sent => bytes,
@@ -151,7 +163,6 @@ impl Protocol {
                 *self = Protocol::Http2(connection);
                 return None;
             }
-            Detected::Http2 => Reason::Http2,
             Detected::Neither => Reason::NotHttp,
             Detected::Http1 | Detected::More => {
                 let mut connection = Box::new(h1::Connection::new(joined_late));
@@ -184,7 +195,6 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Detect {
     joined_late: bool,
-    http2: bool,
     held: Vec<u8>,
 }
 

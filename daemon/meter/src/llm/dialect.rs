@@ -44,8 +44,9 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 10] = [
+pub static ALL: [&Dialect; 11] = [
     &openai_chat::DIALECT,
+    &openai_chat::EITHER,
     &openai_responses::DIALECT,
     &anthropic_messages::DIALECT,
     &gemini::GENERATE,
@@ -160,7 +161,7 @@ pub fn guess(provider: &str) -> Operation<'static> {
         "gemini" | "vertex" => &gemini::GENERATE,
         "bedrock" => &bedrock::CONVERSE,
         "cohere" => &cohere::DIALECT,
-        _ => &openai_chat::DIALECT,
+        _ => &openai_chat::EITHER,
     };
     Operation { name: "unknown", dialect: Some(dialect), inference: true, model: None, telling: false }
 }

@@ -9,6 +9,7 @@ use super::facts::Count::{
     Output, Reasoning, ReasoningElsewhere, Total,
 };
 use super::facts::{Counts, Field, Merge};
+use super::openai_responses as responses;
 use crate::exchange::Usage;
 
 /// US dollars in pico-dollars, as a power of ten.
@@ -74,6 +75,25 @@ pub static DIALECT: Dialect = Dialect {
     paths: &[&PATHS, &USAGE, &USAGE_GROQ, &USAGE_CHOICE],
     merge: Merge::LastObject,
     terminal: &[],
+    usage_on_request: true,
+    usage,
+};
+
+/// An answer whose request path is not known: chat completions or responses, whichever it turns out to be. Their usage
+/// objects share no name.
+pub static EITHER: Dialect = Dialect {
+    name: "openai",
+    paths: &[
+        &PATHS,
+        &USAGE,
+        &USAGE_GROQ,
+        &USAGE_CHOICE,
+        &responses::WHOLE,
+        &responses::EVENT,
+        &responses::STREAM,
+    ],
+    merge: Merge::LastObject,
+    terminal: responses::DIALECT.terminal,
     usage_on_request: true,
     usage,
 };

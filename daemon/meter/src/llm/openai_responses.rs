@@ -46,9 +46,9 @@ macro_rules! answer {
     };
 }
 
-const WHOLE: [(&str, Field); 25] = answer!("");
-const EVENT: [(&str, Field); 25] = answer!("/response");
-const STREAM: [(&str, Field); 3] =
+pub(super) const WHOLE: [(&str, Field); 25] = answer!("");
+pub(super) const EVENT: [(&str, Field); 25] = answer!("/response");
+pub(super) const STREAM: [(&str, Field); 3] =
     [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
 
 /// The dialect.

@@ -4,7 +4,7 @@ use super::attempts::Attempt;
 use crate::exchange::{Exchange, Reason, ToolUse, Usage};
 use crate::flow::Piece;
 use crate::http::body::Decoder;
-use crate::http::{End, Header, Key, header};
+use crate::http::{End, Header, Key, ResponseHead, header};
 use crate::limits::{Budget, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
@@ -32,10 +32,14 @@ pub(super) struct Open {
     /// `None` while there is no response, and if no dialect reads it.
     answer: Option<Box<Answer>>,
     answer_coding: Decoder,
+    /// The path of the request could not be decoded.
+    headless: bool,
     /// Why the answer cannot be read to its end.
     unreadable: Option<Reason>,
     /// The response says that it is a stream of events.
     labelled_stream: bool,
+    /// The coding of the answer stood in a field that could not be decoded: its first byte tells.
+    coding_unknown: Option<Budget>,
     request_ended: bool,
     response: Option<End>,
     _lease: Lease,
@@ -60,12 +64,19 @@ impl Open {
             attempt,
             answer: None,
             answer_coding: Decoder::default(),
+            headless: false,
             unreadable: None,
             labelled_stream: false,
+            coding_unknown: None,
             request_ended: false,
             response: None,
             _lease: lease,
         }
+    }
+
+    /// What the request was for could not be decoded; the answer is read as the provider's usual ones.
+    pub(super) fn without_head(&mut self) {
+        self.headless = true;
     }
 
     pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
@@ -102,7 +113,8 @@ impl Open {
         self.request_ended = true;
     }
 
-    pub(super) fn begin_response(&mut self, headers: &[Header<'_>], budget: &Budget, now: Moment) {
+    pub(super) fn begin_response(&mut self, head: &ResponseHead<'_>, budget: &Budget, now: Moment) {
+        let headers = head.headers;
         self.exchange.timing.first_byte.get_or_insert(now);
         self.answer = self.dialect.map(|dialect| Box::new(Answer::new(dialect)));
         let label = header(headers, "content-type").unwrap_or("");
@@ -110,6 +122,8 @@ impl Open {
             label.get(..17).is_some_and(|label| label.eq_ignore_ascii_case("text/event-stream"));
         let Some(answer) = &mut self.answer else { return };
         self.answer_coding = Decoder::new(headers, budget);
+        let told = header(headers, "content-encoding").is_some();
+        self.coding_unknown = (!head.whole && !told).then(|| budget.clone());
         for (name, count) in METERED {
             if let Some(value) = header(headers, name).and_then(|text| text.parse().ok()) {
                 answer.note(count, value);
@@ -121,6 +135,11 @@ impl Open {
         add(&mut self.exchange.response_bytes, data.len());
         self.exchange.timing.first_byte.get_or_insert(now);
         let Some(answer) = &mut self.answer else { return };
+        if let Piece::Bytes([first, ..]) = data
+            && let Some(budget) = self.coding_unknown.take()
+        {
+            self.answer_coding = Decoder::guess(*first, &budget);
+        }
         let unreadable = match data {
             Piece::Bytes(bytes) if self.unreadable.is_none() => {
                 self.answer_coding.push(bytes, &mut |part| answer.push(part, now)).err()
@@ -151,7 +170,17 @@ impl Open {
 
     /// The exchange as it is recorded.
     pub(super) fn finish(self) -> Exchange {
-        let Open { mut exchange, dialect, asked, answer, unreadable, labelled_stream, response, .. } = self;
+        let Open {
+            mut exchange,
+            dialect,
+            asked,
+            answer,
+            unreadable,
+            labelled_stream,
+            response,
+            headless,
+            ..
+        } = self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
         let asked = asked.asked();
         if let Some(model) = &asked.model {
@@ -193,12 +222,15 @@ impl Open {
         let why = match () {
             () if exchange.reason.is_some() => exchange.reason,
             () if !responded => Some(cut.unwrap_or(Reason::NoResponse)),
+            // Without a body it asks for something that exists: what it reports was counted before.
+            () if headless && exchange.request_bytes == Some(0) => Some(Reason::UndecodableHead),
             () if !exchange.inference => Some(Reason::NotInference),
             () if dialect.is_none() => Some(Reason::UnsupportedDialect),
             () => match usage.1 {
                 Verdict::Whole => None,
                 Verdict::Gap => Some(unreadable.unwrap_or(Reason::Gap)),
                 Verdict::Cut => Some(unreadable.or(cut).unwrap_or(Reason::Interrupted)),
+                Verdict::Absent if headless => Some(unreadable.unwrap_or(Reason::UndecodableHead)),
                 Verdict::Absent => {
                     Some(unreadable.unwrap_or_else(|| absent(&exchange, dialect, asked.include_usage)))
                 }
@@ -207,6 +239,9 @@ impl Open {
         exchange.reason = why;
         if why.is_none() {
             exchange.usage = usage.0;
+            if headless {
+                exchange.reason = Some(Reason::UndecodableHead);
+            }
         } else {
             exchange.reported_cost = None;
         }

@@ -69,11 +69,10 @@ impl Session {
         process: ProcessKey,
         workload: Arc<Workload>,
         joined_late: bool,
-        http2: bool,
         now: Moment,
     ) -> Session {
         Session {
-            protocol: Protocol::new(joined_late, http2),
+            protocol: Protocol::new(joined_late),
             sent: Stream::default(),
             received: Stream::default(),
             tally: Tally::default(),
@@ -433,6 +432,11 @@ impl Sink for Meter<'_> {
         exchange.request_bytes = Some(0);
         let host = Arc::clone(&exchange.host);
         self.open(key, exchange, &operation, [&host, head.method, head.target], head.headers);
+        if head.target.is_empty()
+            && let Some(open) = self.state.find(key)
+        {
+            open.without_head();
+        }
     }
 
     fn request_data(&mut self, key: Key, data: Piece<'_>) {
@@ -473,7 +477,7 @@ impl Sink for Meter<'_> {
             if head.status == 101 {
                 exchange.reason = Some(Reason::Upgraded);
             }
-            open.begin_response(head.headers, budget, now);
+            open.begin_response(head, budget, now);
         }
     }
 

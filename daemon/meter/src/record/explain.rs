@@ -193,7 +193,7 @@ fn identified(by: IdentifiedBy) -> &'static str {
 fn because(reason: Reason) -> &'static str {
     match reason {
         Reason::LateAttach => "the call was made before the process was armed",
-        Reason::Http2 => "the session speaks HTTP/2",
+        Reason::UndecodableHead => "its head refers to parts of the HTTP/2 connection that were not seen",
         Reason::Upgraded => "the session was upgraded to another protocol",
         Reason::NotHttp => "the session does not speak HTTP",
         Reason::UnknownSession => "the session's host name never became known",
@@ -288,7 +288,7 @@ mod tests {
             host: Some(Arc::from("api.openai.com")),
             identified_by: Some(IdentifiedBy::Sni),
             seen: FlowSeen::Connect,
-            coverage: Coverage::MetadataOnly(Reason::Http2),
+            coverage: Coverage::MetadataOnly(Reason::NotHttp),
         };
         Record {
             id: RecordId(1),
@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(
             found.gaps,
             [
-                "its calls are not seen: the session speaks HTTP/2",
+                "its calls are not seen: the session does not speak HTTP",
                 "the cost is an estimate: the service tier has no price of its own; the standard price was taken",
             ]
         );

@@ -106,7 +106,7 @@ fn finish(message: Option<&mut Message>, end: End) {
 /// What the meter says of `tape`, every piece cut into sizes that are taken in turn from `cuts`.
 pub(crate) fn read(tape: &[Move], cuts: &[usize]) -> Log {
     let (budget, mut tally, mut log) = (Budget::new(), Tally::default(), Log::default());
-    let mut protocol = Protocol::new(false, true);
+    let mut protocol = Protocol::new(false);
     let mut sizes = cuts.iter().copied().filter(|size| *size > 0).cycle();
     for (direction, bytes) in tape {
         let mut rest = bytes.as_slice();

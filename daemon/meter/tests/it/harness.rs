@@ -81,17 +81,6 @@ impl Driver {
         driver
     }
 
-    /// A session of which HTTP/2 is metered.
-    pub(crate) fn http2(joined_late: bool) -> Driver {
-        let mut driver = Driver::new("api.openai.com", false);
-        driver.pipeline.speak_http2(true);
-        let process = ProcessKey { pid: 4242, start_ticks: 99 };
-        let host = HostEvidence { host: "api.openai.com".into(), identified_by: IdentifiedBy::Sni };
-        let (workload, host) = (Workload::unknown(process), Some(host));
-        driver.input(Input::Opened { session: SESSION, process, workload, host, joined_late });
-        driver
-    }
-
     /// The process goes on with a new connection to `host`.
     pub(crate) fn reconnect(&mut self, host: &str) {
         self.close();

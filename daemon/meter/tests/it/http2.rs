@@ -59,7 +59,7 @@ enum Do {
 }
 
 fn run(script: &[Do], late: bool, cut: usize) -> (Outcome, u64) {
-    let mut driver = Driver::http2(late);
+    let mut driver = Driver::new("api.openai.com", late);
     for step in script {
         match step {
             Do::Sent(bytes) => bytes.chunks(cut).for_each(|piece| driver.sent(piece)),
@@ -247,14 +247,83 @@ fn holes_stay_with_their_stream() {
     }
 }
 
+/// Frames of a connection whose head fields refer to what was said before it was joined.
 #[test]
 fn a_connection_joined_late_is_read_from_the_next_frame() {
-    // The table is unknown: the path cannot be told, the usage can.
-    let script =
-        [Do::Sent(ask_again(9)), Do::Received(b"rest of a frame".to_vec()), Do::Received(reply(9, 7))];
-    let (outcome, _) = run(&script, true, 1 << 20);
-    let found = seen(&outcome);
-    assert_eq!(found, ["200 7,2,-,-,- ok"], "{:?}", outcome.lost);
-    assert_eq!(outcome.one().operation, "unknown");
+    let rest = || Do::Received(b"rest of a frame".to_vec());
+    let event = frame(0, 0, 7, b"data: {\"choices\":[]}\n\n");
+    let responses = "{\"usage\":{\"input_tokens\":5,\"output_tokens\":2}}";
+    let fetch = frame(1, 5, 9, &[0x82, 0x80 | 63, 0x80 | 62]);
+    let mut gzip = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    std::io::Write::write_all(&mut gzip, usage(8).as_bytes()).expect("memory");
+    let gzip = gzip.finish().expect("memory");
+    for (name, script, expected) in [
+        (
+            "the path is unknown, the usage is found",
+            vec![Do::Sent(ask_again(9)), rest(), Do::Received(reply(9, 7))],
+            vec!["200 7,2,-,-,- undecodable_head"],
+        ),
+        (
+            "first seen in the middle of a frame",
+            vec![
+                rest(),
+                Do::Sent(b"\xd7 rest of a request".to_vec()),
+                Do::Sent(ask_again(9)),
+                Do::Received(reply(9, 7)),
+            ],
+            vec!["200 7,2,-,-,- undecodable_head"],
+        ),
+        (
+            "an answer of another kind",
+            vec![
+                Do::Sent(ask_again(9)),
+                Do::Received([head(9), frame(0, 1, 9, responses.as_bytes())].concat()),
+            ],
+            vec!["200 5,2,-,-,- undecodable_head"],
+        ),
+        (
+            "an answer of unknown coding",
+            vec![
+                Do::Sent(ask_again(9)),
+                Do::Received([frame(1, 4, 9, &[0x88, 0x80 | 70]), frame(0, 1, 9, &gzip)].concat()),
+            ],
+            vec!["200 8,2,-,-,- undecodable_head"],
+        ),
+        (
+            "a request without body asks for what was counted",
+            vec![Do::Sent(fetch), Do::Received(reply(9, 7))],
+            vec!["200 -,-,-,-,- undecodable_head"],
+        ),
+        (
+            "a head that is no head",
+            vec![
+                Do::Sent([frame(1, 4, 9, &[0xff; 12]), frame(0, 1, 9, b"{\"model\":\"m\"}")].concat()),
+                Do::Received(reply(9, 7)),
+            ],
+            vec!["200 7,2,-,-,- undecodable_head"],
+        ),
+        (
+            "the end of an answer to a call from before",
+            vec![
+                Do::Received([&*event, &*frame(0, 1, 7, b"data: [DONE]\n\n")].concat()),
+                Do::Sent(ask(9)),
+                Do::Received(reply(9, 7)),
+            ],
+            vec!["- -,-,-,-,- late_attach", "200 7,2,-,-,- ok"],
+        ),
+        (
+            "an answer to a call from before",
+            vec![Do::Received(reply(7, 3)), Do::Sent(ask(9)), Do::Received(reply(9, 7))],
+            vec!["200 -,-,-,-,- late_attach", "200 7,2,-,-,- ok"],
+        ),
+    ] {
+        let (outcome, moved) = run(&script, true, 1 << 20);
+        assert_eq!(seen(&outcome), expected, "{name}: {:?}", outcome.lost);
+        assert!(outcome.lost_bytes() < moved, "{name}");
+        if expected.len() == 1 {
+            assert_eq!(outcome.one().operation, "unknown", "{name}");
+        }
+    }
+    let (outcome, _) = run(&[Do::Sent(ask_again(9)), Do::Received(reply(9, 7))], true, 1 << 20);
     assert_eq!(outcome.one().requested_model.as_deref(), Some("m"));
 }

@@ -34,7 +34,7 @@ codes! {
         Sni = 1, Dns = 2, Getaddrinfo = 3, HostHeader = 4, TlsHostnameCall = 5, IpRange = 6, Configured = 7,
     }
     Reason {
-        LateAttach = 1, Http2 = 2, Upgraded = 3, NotHttp = 4, UnknownSession = 5, StreamUsageNotRequested = 6,
+        LateAttach = 1, UndecodableHead = 2, Upgraded = 3, NotHttp = 4, UnknownSession = 5, StreamUsageNotRequested = 6,
         Interrupted = 7, Gap = 8, Undecodable = 9, UnsupportedDialect = 10, NotReported = 11, NoResponse = 12,
         LimitReached = 13, Panicked = 14, NotInference = 15,
     }

@@ -146,7 +146,7 @@ fn a_usage(dice: &mut Dice) -> Usage {
 fn a_reason(dice: &mut Dice) -> Reason {
     dice.one_of(&[
         Reason::LateAttach,
-        Reason::Http2,
+        Reason::UndecodableHead,
         Reason::Upgraded,
         Reason::NotHttp,
         Reason::UnknownSession,

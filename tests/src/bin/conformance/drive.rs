@@ -106,7 +106,6 @@ pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
         detect_by_path: true,
         fence_panics: false,
     });
-    pipeline.speak_http2(true);
     let (session, process) = (SessionId(1), ProcessKey { pid: 1, start_ticks: 1 });
     let workload = Workload::unknown(process);
     let mut now = 0;

@@ -531,7 +531,7 @@ fn decisions_reach_the_kernel_and_coverage() {
     world.at(120, content(7, 1, 102, Direction::Sent, true));
     let decide =
         |ssl, opened, verdict| Event::Decided(Decision { identity: identity(7, ssl, opened), verdict });
-    world.at(121, decide(1, 102, MetadataOnly(Reason::Http2)));
+    world.at(121, decide(1, 102, MetadataOnly(Reason::NotHttp)));
     world.at(130, content(7, 2, 130, Direction::Sent, true)).at(131, decide(2, 130, Ignore));
     world.at(132, content(7, 3, 132, Direction::Sent, true)).at(133, decide(3, 132, Capture));
     world.check(
@@ -540,8 +540,8 @@ fn decisions_reach_the_kernel_and_coverage() {
     );
     world
         .at(150, closed(150, 7, 1, 2_000, true))
-        .check(&["flow", "missed"], &["flow 7 openai metadata_only(http2)"]);
-    world.check_rows(&["7 api.openai.com metadata_only(http2) armed=107 late=0"]);
+        .check(&["flow", "missed"], &["flow 7 openai metadata_only(not_http)"]);
+    world.check_rows(&["7 api.openai.com metadata_only(not_http) armed=107 late=0"]);
 }
 
 #[test]
@@ -550,11 +550,11 @@ fn a_decision_that_comes_after_the_end_of_its_session_still_counts() {
     let mut world = world();
     world.at(100, lookup(100, 7, true)).at(120, connect(120, 7, 1, 443)).at(121, named(121, 7, 9));
     world.at(130, content(7, 9, 121, Direction::Sent, true)).at(140, freed(7, 9, 121, 500)).at(141, exit(7));
-    let verdict = MetadataOnly(Reason::Http2);
+    let verdict = MetadataOnly(Reason::NotHttp);
     world.at(142, Event::Decided(Decision { identity: identity(7, 9, 121), verdict }));
     world.at(150, closed(150, 7, 1, 2_000, true));
-    world.check(&["verdict", "flow", "missed"], &["flow 7 openai metadata_only(http2)"]);
-    world.check_rows(&["7 api.openai.com metadata_only(http2) armed=107 late=0"]);
+    world.check(&["verdict", "flow", "missed"], &["flow 7 openai metadata_only(not_http)"]);
+    world.check_rows(&["7 api.openai.com metadata_only(not_http) armed=107 late=0"]);
 }
 
 #[test]
