@@ -5,6 +5,7 @@ mod clients;
 mod contract;
 mod coverage;
 mod faults;
+mod fields;
 mod first_calls;
 mod privacy;
 mod recorded;

@@ -3,7 +3,7 @@
 //!
 //! The last user message is an order, not a prompt: `lab input=1200 output=34 cached=1000 reasoning=5 chunks=3`. What
 //! is not ordered gets a default, so that any request has a lawful answer. With `x-lab-replay: ID` the provider
-//! answers with a recorded exchange instead. Everything it served is counted for comparison with the client's count.
+//! answers with a recorded exchange instead; with several ids an SDK's first attempt gets the first, its retry the next. Everything it served is counted for comparison with the client's count.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -141,7 +141,9 @@ fn collect_text(value: &Value, text: &mut String) {
 async fn answer(request: Request<Incoming>, served: Arc<Served>) -> Result<Response<Body>, Infallible> {
     let number = served.requests.fetch_add(1, Ordering::Relaxed);
     let path = request.uri().path().to_owned();
-    let replay = request.headers().get("x-lab-replay").and_then(|id| id.to_str().ok()).map(str::to_owned);
+    let field = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
+    let attempt = field("x-stainless-retry-count").and_then(|count| count.parse().ok()).unwrap_or(0);
+    let replay = field("x-lab-replay").and_then(|ids| ids.split(' ').nth(attempt)).map(str::to_owned);
     let body = match request.into_body().collect().await {
         Ok(body) => body.to_bytes(),
         Err(_) => Bytes::new(),
