@@ -1,4 +1,4 @@
-//! Which host names belong to which AI provider.
+//! Which host names belong to which AI provider, and which path is which operation.
 //!
 //! A *pattern* is an exact name, a domain with all its subdomains, or a name with a region in it. The directory is data
 //! (`data/providers.toml`) that users extend by private gateways and self-hosted servers. No host belongs to two
@@ -6,11 +6,19 @@
 //!
 //! The directory never resolves names and knows no addresses.
 
+mod paths;
+#[cfg(test)]
+mod paths_tests;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
 use serde::Deserialize;
+
+use crate::llm::dialect::{self, Dialect};
+pub use paths::{OPERATIONS, Operation, PathError};
+use paths::{RawOperation, Routes};
 
 /// Who serves models under a host name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,8 +30,8 @@ pub struct Provider {
     /// The same host names serve much else (a data warehouse, say): a connection alone is not a call to a model, and
     /// the kernel is not told to copy plaintext unless the user configures the host.
     pub mixed: bool,
-    /// Dialect spoken where path and body do not tell: `openai_chat`, ..
-    pub dialect: Option<Box<str>>,
+    /// Dialect spoken where the path cannot be read.
+    pub dialect: Option<&'static Dialect>,
     /// Added by the user.
     pub configured: bool,
 }
@@ -35,7 +43,20 @@ pub struct UserProvider {
     pub name: String,
     /// `host`, `host:port`, `*.domain`, an address or `[v6]:port`.
     pub hosts: Vec<String>,
-    /// Dialect, if the path does not tell.
+    /// Dialect of requests whose path matches no pattern; without one the request's body tells.
+    pub dialect: Option<String>,
+    /// Paths of its own.
+    pub paths: Vec<UserPath>,
+}
+
+/// A path of a user's provider.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct UserPath {
+    /// Pattern as in the directory's file: `/llm/{model}/ask`.
+    pub path: String,
+    /// One of [`OPERATIONS`].
+    pub operation: String,
+    /// Dialect of the answers.
     pub dialect: Option<String>,
 }
 
@@ -64,6 +85,14 @@ pub enum DirectoryError {
         /// Entry.
         provider: String,
     },
+    /// A path or a dialect that cannot be.
+    #[error("provider {provider:?}: {problem}")]
+    Path {
+        /// Entry.
+        provider: String,
+        /// What is wrong.
+        problem: PathError,
+    },
     /// Two providers claim the same host.
     #[error("provider {provider:?}: host {host:?} already belongs to {other:?}")]
     Claimed {
@@ -88,6 +117,8 @@ pub struct Directory {
     regional: Vec<Regional>,
     /// Regions known by name, for the kernel.
     regions: Regions,
+    /// Paths.
+    routes: Routes,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -123,8 +154,10 @@ struct Regions {
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
+    model_after: Vec<String>,
     regions: Regions,
     provider: Vec<FileProvider>,
+    operation: Vec<RawOperation>,
 }
 
 #[derive(Deserialize)]
@@ -158,13 +191,17 @@ impl Directory {
             domains: HashMap::new(),
             regional: Vec::new(),
             regions: file.regions,
+            routes: Routes::new(file.model_after),
         };
+        for raw in &file.operation {
+            directory.routes.add(raw).expect("operations in data/providers.toml are well-formed");
+        }
         for raw in file.provider {
             let provider = directory.add(Provider {
                 name: raw.name.as_str().into(),
                 shared_cdn: raw.cdn,
                 mixed: raw.mixed,
-                dialect: raw.dialect.map(Into::into),
+                dialect: raw.dialect.as_deref().and_then(dialect::named),
                 configured: false,
             });
             for host in &raw.hosts {
@@ -193,7 +230,7 @@ impl Directory {
     }
 
     fn extend_by(&mut self, entry: &UserProvider) -> Result<(), Vec<DirectoryError>> {
-        let UserProvider { name, hosts, dialect } = entry;
+        let UserProvider { name, hosts, dialect, paths } = entry;
         let mut problems = Vec::new();
         let good =
             |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'_';
@@ -207,9 +244,29 @@ impl Directory {
             name: name.as_str().into(),
             shared_cdn: false,
             mixed: false,
-            dialect: dialect.as_deref().map(Into::into),
+            dialect: dialect.as_deref().and_then(dialect::named),
             configured: true,
         });
+        if let Some(name) = dialect.as_deref().filter(|name| dialect::named(name).is_none()) {
+            let problem = PathError::BadDialect { name: name.to_owned() };
+            problems.push(DirectoryError::Path { provider: entry.name.clone(), problem });
+        }
+        for UserPath { path, operation, dialect } in paths {
+            let raw = RawOperation {
+                name: operation.clone(),
+                paths: vec![path.clone()],
+                methods: Vec::new(),
+                dialect: dialect.clone(),
+                providers: vec![name.clone()],
+                model: None,
+                inference: true,
+                telling: false,
+                batch: false,
+            };
+            for problem in self.routes.add(&raw).err().into_iter().flatten() {
+                problems.push(DirectoryError::Path { provider: name.clone(), problem });
+            }
+        }
         for host in hosts {
             match HostPattern::parse(host) {
                 Err(problem) => {
@@ -314,6 +371,33 @@ impl Directory {
 
     fn lookup_regional(&self, host: &str) -> Option<u32> {
         self.regional.iter().find(|pattern| pattern.matches(host)).map(|pattern| pattern.provider)
+    }
+
+    /// What a request with `method` for `target` to `provider` is for.
+    pub fn operation<'a>(&self, provider: &str, method: &str, target: &'a str) -> Operation<'a> {
+        if let Some(found) = self.routes.find(provider, method, target) {
+            return found;
+        }
+        match self.configured(provider) {
+            Some(Provider { dialect: Some(dialect), .. }) if method == "POST" => {
+                Operation { name: "chat", dialect: Some(dialect), inference: true, ..Operation::OTHER }
+            }
+            Some(_) if method == "POST" => Operation { by_shape: true, ..Operation::OTHER },
+            _ => Operation::OTHER,
+        }
+    }
+
+    /// What a request to `provider` most likely is for whose path could not be read.
+    pub fn likely_operation(&self, provider: &str) -> Operation<'static> {
+        let said = self.configured(provider).and_then(|provider| provider.dialect);
+        let built_in = || self.providers.iter().find(|one| *one.name == *provider)?.dialect;
+        let dialect = said.or_else(built_in).or(dialect::named("openai"));
+        Operation { name: "unknown", dialect, inference: true, ..Operation::OTHER }
+    }
+
+    /// What the user said of `provider`, the last word first.
+    fn configured(&self, provider: &str) -> Option<&Provider> {
+        self.providers.iter().rev().find(|one| one.configured && *one.name == *provider)
     }
 
     /// The AWS or Google region that `host` names, if it is that of a regional pattern.
@@ -531,7 +615,7 @@ mod tests {
         let user = UserProvider {
             name: "gw".into(),
             hosts: vec!["*.gw.corp".into(), "10.0.0.5:80".into()],
-            dialect: None,
+            ..UserProvider::default()
         };
         directory.extend(&[user]).unwrap();
         let has = |key: &[u8]| directory.kernel_keys().any(|(found, _)| found == key);
@@ -558,6 +642,7 @@ mod tests {
             name: name.into(),
             hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
             dialect: Some("openai_chat".into()),
+            paths: Vec::new(),
         };
         directory
             .extend(&[

@@ -211,7 +211,7 @@ pub struct Exchange {
     pub reported_cost: Option<ReportedCost>,
     /// Tier the provider says it served with.
     pub service_tier: Option<Box<str>>,
-    /// True for batch prices.
+    /// It is about a batch, or was served at batch prices.
     pub batch: bool,
     /// Why generation ended, in the provider's words, one per choice.
     pub finish_reasons: Vec<Box<str>>,

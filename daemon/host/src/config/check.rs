@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{Condition, Field, OwnerConfig, OwnerIndex, OwnerRule, Pattern, TenantName};
-use meter::directory::{Directory, UserProvider};
+use meter::directory::{Directory, UserPath, UserProvider};
 use meter::time::UnixNanos;
 
 use super::raw::{Problems, Section};
@@ -80,9 +80,20 @@ fn providers(sections: Vec<Section>, problems: &mut Problems) -> Vec<UserProvide
     for mut section in sections {
         let name = section.required("name", problems);
         let hosts = section.texts("hosts", problems);
+        let dialect = section.text("dialect", problems);
+        let mut paths = Vec::new();
+        for mut one in section.sections("path", problems) {
+            let path = one.required("path", problems);
+            let operation = one.required("operation", problems);
+            let dialect = one.text("dialect", problems);
+            one.finish(problems);
+            if let (Some(path), Some(operation)) = (path, operation) {
+                paths.push(UserPath { path, operation, dialect });
+            }
+        }
         section.finish(problems);
         if let Some(name) = name {
-            providers.push(UserProvider { name, hosts, dialect: None });
+            providers.push(UserProvider { name, hosts, dialect, paths });
         }
     }
     providers

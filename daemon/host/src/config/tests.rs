@@ -51,6 +51,19 @@ fn mistakes_are_reported_with_path_and_allowed_values() {
             &["tenant[0].grant[0].uids[0]: -1 is not allowed", "tenant[0].grant[0].uids: a grant must name"],
         ),
         ("[[provider]]\nhosts = [\"a.example\"]", &["provider[0].name: is required"]),
+        (
+            "[[provider]]\nname = \"gw\"\nhosts = [\"a.example\"]\n[[provider.path]]\noperation = \"chat\"",
+            &["provider[0].path[0].path: is required"],
+        ),
+        (
+            "[[provider]]\nname = \"gw\"\nhosts = [\"a.example\"]\ndialect = \"x\"\n[[provider.path]]\n\
+             path = \"ask\"\noperation = \"talk\"",
+            &[
+                "provider: provider \"gw\": dialect \"x\" is not built",
+                "provider: provider \"gw\": operation \"talk\" is not known",
+                "provider: provider \"gw\": path \"ask\": must begin with",
+            ],
+        ),
         ("[[owner]]\nteam = \"a\"", &["owner[0].match: must name at least one condition"]),
         (
             "[[owner]]\nmatch = { pod = \"x\" }",
@@ -125,13 +138,14 @@ fn the_example_shows_every_key() {
     assert_eq!(config.tenants.len(), 1);
     assert_eq!(config.owners.rules.len(), 2);
     assert_eq!(config.providers.len(), 1);
+    assert_eq!(config.providers[0].paths.len(), 1);
     // An unknown key makes each table name its allowed keys: all of them must be in the example.
     let probe = "zz = 1\n[capture]\nzz = 1\n[attribution]\nzz = 1\n[store]\nzz = 1\n[serve]\nzz = 1\n[log]\nzz = 1\n\
-                 [[provider]]\nzz = 1\n[[tenant]]\nzz = 1\n[[tenant.grant]]\nzz = 1\n[[owner]]\nzz = 1\nmatch = { zz = 1 }";
+                 [[provider]]\nzz = 1\n[[provider.path]]\nzz = 1\n[[tenant]]\nzz = 1\n[[tenant.grant]]\nzz = 1\n[[owner]]\nzz = 1\nmatch = { zz = 1 }";
     let problems = parse(probe).expect_err("unknown keys are refused");
     let unknown: Vec<&String> =
         problems.iter().filter(|problem| problem.contains("zz: is unknown")).collect();
-    assert_eq!(unknown.len(), 11, "{problems:#?}");
+    assert_eq!(unknown.len(), 12, "{problems:#?}");
     for problem in unknown {
         for key in problem.split('"').skip(1).step_by(2) {
             assert!(EXAMPLE.contains(key), "{key} is missing in the example: {problem}");

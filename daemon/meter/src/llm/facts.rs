@@ -102,6 +102,8 @@ pub enum Field {
     Speed,
     /// An error, as object or text.
     Error,
+    /// `true` if a tool failed, which is no error of the protocol.
+    Failed,
     /// Its type.
     ErrorClass,
     /// Its code.
@@ -222,10 +224,16 @@ impl Facts {
                     self.error.get_or_insert_default().class = Some(word.into());
                 }
             }
+            Field::Failed => {
+                if value == Value::Bool(true) {
+                    self.error.get_or_insert_default().class = Some("tool_error".into());
+                }
+            }
             Field::ErrorCode => {
                 let number = value.count().map(|number| number.to_string());
-                let word = if number.is_some() { None } else { self.word(Place::ErrorCode, value) };
-                if let Some(code) = number.as_deref().or(word) {
+                let plain = number.as_deref().or(negative(value));
+                let word = if plain.is_some() { None } else { self.word(Place::ErrorCode, value) };
+                if let Some(code) = plain.or(word) {
                     self.error.get_or_insert_default().code = Some(code.into());
                 }
             }
@@ -265,6 +273,16 @@ fn called(tools: &mut Vec<ToolUse>, name: &str) {
         tool.calls = tool.calls.map(|calls| calls.saturating_add(1));
     } else if tools.len() < TOOLS_MAX {
         tools.push(ToolUse { name: name.into(), calls: Some(1) });
+    }
+}
+
+/// A negative whole number, as JSON-RPC has them for errors.
+fn negative(value: Value<'_>) -> Option<&str> {
+    let Value::Number([b'-', digits @ ..]) = value else { return None };
+    let whole = digits.len() <= 19 && digits.iter().all(u8::is_ascii_digit);
+    match value {
+        Value::Number(text) if whole => std::str::from_utf8(text).ok(),
+        _ => None,
     }
 }
 

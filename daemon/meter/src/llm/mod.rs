@@ -2,10 +2,11 @@
 //!
 //! A [`dialect::Dialect`] is data: the paths of wanted values, the events that end a stream, and how the counts become
 //! [`crate::exchange::Usage`]. [`request`] and [`answer`] read bodies with it; [`facts`] is what they keep. Provider and
-//! dialect are independent: the host names the provider, path and method the dialect.
+//! dialect are independent: the host names the provider, path and method the dialect, as [`crate::directory`] says.
 
 pub mod answer;
 pub mod anthropic_messages;
+pub mod batches;
 pub mod bedrock;
 pub mod cohere;
 pub mod dialect;
@@ -14,6 +15,7 @@ pub mod facts;
 pub mod gemini;
 pub mod headers;
 pub mod json;
+pub mod mcp;
 pub mod names;
 pub mod ollama;
 pub mod openai_chat;

@@ -18,6 +18,23 @@ pub enum Wanted {
     Stream,
     /// `stream_options.include_usage`.
     IncludeUsage,
+    /// A member that only requests of this shape have.
+    Shape(Shape),
+    /// Method of a remote procedure call.
+    Method,
+    /// Name of what it is about.
+    Subject,
+}
+
+/// What kind of request a body is, by its members.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// `messages` or `prompt`.
+    Chat,
+    /// The same, as Anthropic's API has it.
+    Messages,
+    /// `contents`.
+    Contents,
 }
 
 /// What it said.
@@ -29,7 +46,13 @@ pub struct Asked {
     pub stream: Option<bool>,
     /// Whether usage was asked for in the stream.
     pub include_usage: Option<bool>,
-    /// Whether something stands where the model is named that is no name.
+    /// What kind of request it is.
+    pub shape: Option<Shape>,
+    /// Method of a remote procedure call.
+    pub method: Option<Box<str>>,
+    /// Name of what it is about.
+    pub subject: Option<Box<str>>,
+    /// Places where something stands that is no name.
     pub withheld: Withheld,
 }
 
@@ -48,6 +71,17 @@ impl Visitor<Wanted> for Asked {
             (Wanted::Model, value) => self.name(value),
             (Wanted::Stream, Value::Bool(stream)) => self.stream = Some(stream),
             (Wanted::IncludeUsage, Value::Bool(wanted)) => self.include_usage = Some(wanted),
+            (Wanted::Shape(Shape::Chat), Value::Null) => {}
+            (Wanted::Shape(shape), _) if self.shape != Some(Shape::Messages) => self.shape = Some(shape),
+            (Wanted::Method, value) => {
+                if let names::Named::Name(method) = names::of(value, names::word) {
+                    self.method = Some(method.into());
+                }
+            }
+            (Wanted::Subject, value) => {
+                let name = names::of(value, names::word).at(Place::Tools, &mut self.withheld);
+                self.subject = name.map(Into::into);
+            }
             _ => {}
         }
     }
@@ -183,6 +217,12 @@ fn paths() -> &'static Paths<Wanted> {
             ("/model", Wanted::Model),
             ("/stream", Wanted::Stream),
             ("/stream_options/include_usage", Wanted::IncludeUsage),
+            ("/messages", Wanted::Shape(Shape::Chat)),
+            ("/prompt", Wanted::Shape(Shape::Chat)),
+            ("/anthropic_version", Wanted::Shape(Shape::Messages)),
+            ("/contents", Wanted::Shape(Shape::Contents)),
+            ("/method", Wanted::Method),
+            ("/params/name", Wanted::Subject),
         ])
     })
 }

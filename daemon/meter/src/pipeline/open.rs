@@ -1,6 +1,7 @@
 //! An exchange in progress: what its request and response said so far, and what is made of it at the end.
 
 use super::attempts::Attempt;
+use crate::directory::Operation;
 use crate::exchange::{Exchange, Reason, ToolUse, Usage};
 use crate::flow::Piece;
 use crate::http::body::Decoder;
@@ -9,7 +10,8 @@ use crate::limits::{Budget, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Count;
-use crate::llm::request::Reader;
+use crate::llm::request::{Reader, Shape};
+use crate::llm::{anthropic_messages, bedrock, gemini, mcp, openai_chat};
 use crate::time::Moment;
 
 /// Response fields with counts: Amazon Bedrock's InvokeModel.
@@ -26,6 +28,8 @@ pub(super) struct Open {
     pub(super) key: Key,
     exchange: Exchange,
     dialect: Option<&'static Dialect>,
+    /// The body tells what it is.
+    by_shape: bool,
     asked: Reader,
     asked_coding: Decoder,
     attempt: Attempt,
@@ -49,7 +53,7 @@ impl Open {
     pub(super) fn new(
         key: Key,
         exchange: Exchange,
-        dialect: Option<&'static Dialect>,
+        operation: &Operation<'_>,
         headers: &[Header<'_>],
         attempt: Attempt,
         budget: &Budget,
@@ -58,7 +62,8 @@ impl Open {
         Open {
             key,
             exchange,
-            dialect,
+            dialect: operation.dialect,
+            by_shape: operation.by_shape,
             asked: Reader::default(),
             asked_coding: Decoder::new(headers, budget),
             attempt,
@@ -113,9 +118,29 @@ impl Open {
         self.request_ended = true;
     }
 
+    /// Looks at the request's body for what its path did not say.
+    fn recognise(&mut self) {
+        let shape = self.asked.asked().shape;
+        if self.by_shape
+            && let Some(shape) = shape
+        {
+            (self.exchange.operation, self.dialect) = match shape {
+                Shape::Chat => ("chat", Some(&openai_chat::DIALECT)),
+                Shape::Messages => ("chat", Some(&anthropic_messages::DIALECT)),
+                Shape::Contents => ("generate_content", Some(&gemini::GENERATE)),
+            };
+            self.exchange.inference = true;
+        }
+        // An inference profile may hide whose model it is.
+        if self.dialect == Some(&bedrock::INVOKE) && shape == Some(Shape::Messages) {
+            self.dialect = Some(&anthropic_messages::DIALECT);
+        }
+    }
+
     pub(super) fn begin_response(&mut self, head: &ResponseHead<'_>, budget: &Budget, now: Moment) {
         let headers = head.headers;
         self.exchange.timing.first_byte.get_or_insert(now);
+        self.recognise();
         self.answer = self.dialect.map(|dialect| Box::new(Answer::new(dialect)));
         let label = header(headers, "content-type").unwrap_or("");
         self.labelled_stream =
@@ -188,6 +213,9 @@ impl Open {
         }
         exchange.withheld.join(asked.withheld);
         exchange.dialect = dialect.map(|dialect| dialect.name);
+        if dialect == Some(&mcp::DIALECT) && exchange.operation == "mcp" {
+            exchange.operation = mcp::operation(asked.method.as_deref());
+        }
         let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = &answer {
@@ -196,6 +224,7 @@ impl Open {
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model.clone();
             exchange.withheld.join(facts.withheld);
+            exchange.batch |= facts.tier.as_deref() == Some("batch");
             let tier = if facts.fast { Some("fast".into()) } else { facts.tier.clone() };
             exchange.service_tier = tier.or(exchange.service_tier);
             exchange.finish_reasons = facts.finish.clone();
@@ -211,6 +240,10 @@ impl Open {
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
         } else if responded {
             exchange.streaming = Some(false);
+        }
+        if exchange.operation == "mcp_call_tool" {
+            let tool = |name: &str| ToolUse { name: name.into(), calls: Some(1) };
+            exchange.tools.extend(asked.subject.as_deref().map(tool));
         }
         if exchange.status.is_some_and(|status| status >= 400) {
             exchange.error.get_or_insert_default();

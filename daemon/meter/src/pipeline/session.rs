@@ -8,14 +8,14 @@ use percent_encoding::percent_decode_str;
 use super::open::Open;
 use super::{HostEvidence, SessionVerdict, Shared};
 use crate::attribution::attribute;
+use crate::directory::Operation;
 use crate::exchange::{
     Exchange, IdentifiedBy, Place, RateLimits, Reason, SessionId, Timing, Usage, Withheld,
 };
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
 use crate::limits::EXCHANGE_BYTES;
-use crate::llm::dialect::{Operation, classify, guess};
-use crate::llm::{headers, names};
+use crate::llm::{headers, mcp, names};
 use crate::loss::Tally;
 use crate::time::Moment;
 use crate::workload::{ProcessKey, Workload};
@@ -196,7 +196,7 @@ impl Session {
         {
             let target = first_target(connection.partial_request()).unwrap_or("/").to_owned();
             let host = host.to_owned();
-            self.state.name_by_header(&host, "POST", &target, shared);
+            self.state.name_by_header(&host, "POST", &target, false, shared);
         }
     }
 
@@ -229,13 +229,17 @@ impl Exchanges {
         self.naming = naming;
     }
 
-    /// Names the session by the Host field of a request to `target`.
-    fn name_by_header(&mut self, authority: &str, method: &str, target: &str, shared: &Shared) {
+    /// Names the session by the Host field of a request to `target`, which speaks `mcp` by its fields or does not.
+    fn name_by_header(&mut self, authority: &str, method: &str, target: &str, mcp: bool, shared: &Shared) {
         let host = host_name(authority);
-        let telling = || classify("", method, target).telling;
+        let operation = shared.directory.operation("", method, target);
+        let telling = || operation.telling || mcp;
         let naming = match shared.directory.lookup(authority).or_else(|| shared.directory.lookup(&host)) {
             Some(provider) if !provider.mixed || telling() => Naming::Provider(Arc::clone(&provider.name)),
             Some(_) => Naming::NotAi,
+            None if shared.detect_by_path && (mcp || operation.dialect == Some(&mcp::DIALECT)) => {
+                Naming::Provider(mcp::DIALECT.name.into())
+            }
             None if shared.detect_by_path && telling() => Naming::Provider(unnamed(&host).into()),
             None => Naming::NotAi,
         };
@@ -390,15 +394,7 @@ impl Meter<'_> {
         match budget.lease(EXCHANGE_BYTES) {
             Some(lease) => {
                 let attempt = self.shared.attempts.begin(self.state.process, head);
-                self.state.open.push(Open::new(
-                    key,
-                    exchange,
-                    operation.dialect,
-                    headers,
-                    attempt,
-                    budget,
-                    lease,
-                ));
+                self.state.open.push(Open::new(key, exchange, operation, headers, attempt, budget, lease));
             }
             // No room to follow it: told at once, with what the head said.
             None => {
@@ -411,18 +407,24 @@ impl Meter<'_> {
 impl Sink for Meter<'_> {
     fn request(&mut self, key: Key, head: &RequestHead<'_>) {
         let authority = head.authority.or_else(|| header(head.headers, "host")).unwrap_or("");
+        let mcp = mcp::is_spoken(head.headers);
         if let Naming::Unknown = self.state.naming {
-            self.state.name_by_header(authority, head.method, head.target, self.shared);
+            self.state.name_by_header(authority, head.method, head.target, mcp, self.shared);
         }
         let Naming::Provider(provider) = &self.state.naming else { return };
         let operation = match head.target {
             // Its head could not be decoded: what the provider's answers look like is known nevertheless.
-            "" => guess(provider),
-            target => classify(provider, head.method, target),
+            "" => self.shared.directory.likely_operation(provider),
+            target => self.shared.directory.operation(provider, head.method, target),
+        };
+        let operation = match mcp && !operation.inference {
+            true => Operation { name: "mcp", dialect: Some(&mcp::DIALECT), ..Operation::OTHER },
+            false => operation,
         };
         let mut exchange = self.state.blank(self.now);
         exchange.operation = operation.name;
         exchange.inference = operation.inference;
+        exchange.batch = operation.batch;
         exchange.requested_model = operation.model.and_then(|model| {
             let decoded: Cow<'_, [u8]> = percent_decode_str(model).into();
             names::model(&decoded).at(Place::RequestedModel, &mut exchange.withheld).map(Into::into)
@@ -461,8 +463,7 @@ impl Sink for Meter<'_> {
             }
             let mut exchange = self.state.blank(self.now);
             exchange.reason = Some(Reason::LateAttach);
-            let operation = classify("", "", "");
-            self.open(key, exchange, &operation, [""; 3], &[]);
+            self.open(key, exchange, &Operation::OTHER, [""; 3], &[]);
             let (late, now) = (End::Cut(Reason::LateAttach), self.now);
             if let Some(open) = self.state.find(key) {
                 open.request_end(late, now);

@@ -72,7 +72,12 @@ pub(crate) fn options() -> PipelineOptions {
 impl Driver {
     /// A session to `host` (empty: unknown) that is seen from its start, unless `joined_late`.
     pub(crate) fn new(host: &str, joined_late: bool) -> Driver {
-        let mut driver = Driver { pipeline: Pipeline::new(options()), now: 1_000_000, ends: [0; 2] };
+        Driver::with(options(), host, joined_late)
+    }
+
+    /// The same with options of its own.
+    pub(crate) fn with(options: PipelineOptions, host: &str, joined_late: bool) -> Driver {
+        let mut driver = Driver { pipeline: Pipeline::new(options), now: 1_000_000, ends: [0; 2] };
         let process = ProcessKey { pid: 4242, start_ticks: 99 };
         let host = (!host.is_empty())
             .then(|| HostEvidence { host: host.into(), identified_by: IdentifiedBy::TlsHostnameCall });
