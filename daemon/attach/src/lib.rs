@@ -13,6 +13,7 @@ pub mod gate;
 mod life;
 mod loader;
 mod logging;
+mod owners;
 mod process;
 mod run;
 mod settings;

@@ -18,6 +18,12 @@ pub(crate) fn is_the_one(pid: u32, start_ticks: u64) -> Result<(), Refused> {
     if dead || (start_ticks != 0 && start != start_ticks) { Err(Refused::Gone) } else { Ok(()) }
 }
 
+/// When the process started, in ticks; `None` if it is gone.
+pub(crate) fn start_ticks(pid: u32) -> Option<u64> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    parse_stat(&stat).map(|(_, start)| start)
+}
+
 /// State and start time (fields 3 and 22; the command name may hold anything, parentheses too).
 fn parse_stat(stat: &str) -> Option<(char, u64)> {
     let (_, rest) = stat.rsplit_once(')')?;

@@ -27,6 +27,7 @@ use crate::files::{Files, raise_descriptor_limit};
 use crate::life;
 use crate::loader::{self, Loaded, PROGRAMS, Sizes, Stop, Target};
 use crate::logging;
+use crate::owners::Owners;
 use crate::settings::{self, tracefs::Tracefs};
 use crate::sys::bpf;
 use crate::sys::perf;
@@ -44,13 +45,14 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!("../../../ebpf/objects/probes
 static OBJECT: &[u8] = &[];
 
 /// Descriptors that main gets, and the maps they are.
-const HANDED_OUT: [(Descriptor, &str); 6] = [
+const HANDED_OUT: [(Descriptor, &str); 7] = [
     (Descriptor::Events, "EVENTS"),
     (Descriptor::Content, "CONTENT"),
     (Descriptor::Hosts, "HOSTS"),
     (Descriptor::Verdicts, "VERDICTS"),
     (Descriptor::Counters, "COUNTERS"),
     (Descriptor::Sessions, "SESSIONS"),
+    (Descriptor::Datagrams, "DATAGRAMS"),
 ];
 
 /// The kernel programs that are compiled in.
@@ -211,6 +213,9 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
         taps: Taps::new(options.allow_loopback_tap),
         detacher,
         tap_closer,
+        owners: Owners::start()
+            .inspect_err(|error| tracing::warn!(%error, "processes of UDP sockets stay unknown"))
+            .ok(),
     };
     Ok(Armed { server, always, _warm: warm, settings: found.settings })
 }

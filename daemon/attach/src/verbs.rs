@@ -16,6 +16,7 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 use crate::closer::{Closer, Held};
 use crate::files::{self, Files};
 use crate::loader::Loaded;
+use crate::owners::Owners;
 use crate::process;
 use crate::tap::Taps;
 use crate::uprobes::{ATTACHMENTS_MAX, InFile, Uprobes};
@@ -65,6 +66,8 @@ pub(crate) struct Server {
     pub(crate) detacher: Closer,
     /// Closes taps.
     pub(crate) tap_closer: Closer,
+    /// Finds holders of sockets; `None` where the kernel does not tell them.
+    pub(crate) owners: Option<Owners>,
 }
 
 /// Whether main is still there.
@@ -114,6 +117,11 @@ impl Server {
             Some(Verb::OpenMaps) => open_maps(request),
             Some(Verb::OpenMapped) => self.open_mapped(request),
             Some(Verb::OpenState) => open_state(request),
+            Some(Verb::SocketOwner) => match self.find_owner(request, started) {
+                Ok(()) => return Peer::Here,
+                Err(refused) => Err(refused),
+            },
+            Some(Verb::Misses) => self.misses(request),
             None => Err(Refused::NotAllowed),
         };
         if let Err(refused) = &result {
@@ -155,6 +163,28 @@ impl Server {
         let filter = self.loaded.program("tap").ok_or(Refused::Gone)?;
         self.taps.open(request.value, filter)?;
         Ok(Done { value: request.value, ..Done::default() })
+    }
+
+    fn find_owner(&self, request: &Request, started: Instant) -> Result<(), Refused> {
+        let owners = self.owners.as_ref().ok_or(Refused::NotAllowed)?;
+        let uid = u32::try_from(request.end).map_err(|_| Refused::NotAllowed)?;
+        let (socket, id) = (Arc::clone(&self.socket), request.id);
+        let answer = move |found: Result<(u32, u64), Refused>| {
+            let mut reply = blank(id, started);
+            match found {
+                Ok((pid, start_ticks)) => (reply.value, reply.file) = (u64::from(pid), start_ticks),
+                Err(_) => reply.refusal = Refusal::Gone.wire(),
+            }
+            // Main being gone is noticed by the loop that reads.
+            let _ = send(&socket, &reply, None);
+        };
+        if owners.find(request.value, uid, answer) { Ok(()) } else { Err(Refused::Limit) }
+    }
+
+    fn misses(&self, request: &Request) -> Result<Done, Refused> {
+        let id = u32::try_from(request.value).map_err(|_| Refused::NotAllowed)?;
+        let value = self.loaded.misses(id).map_err(|error| Refused::from_io(&error))?;
+        Ok(Done { value, ..Done::default() })
     }
 
     fn open_mapped(&mut self, request: &Request) -> Result<Done, Refused> {

@@ -125,6 +125,8 @@ pub enum Reason {
     Panicked,
     /// The operation is not inference and is not billed by tokens.
     NotInference,
+    /// The connection speaks QUIC, whose content is not read.
+    Quic,
 }
 
 impl Reason {
@@ -146,6 +148,7 @@ impl Reason {
             Reason::LimitReached => "limit_reached",
             Reason::Panicked => "panicked",
             Reason::NotInference => "not_inference",
+            Reason::Quic => "quic",
         }
     }
 }

@@ -30,6 +30,12 @@ crate::wire_enum! {
         /// Descriptor of a container runtime's state file for container id `path`, namespace before a slash where
         /// the runtime has them. `value` is a [`StateFile`].
         OpenState = 7,
+        /// The process of user `end` that holds the socket with inode number `value`: `value` of the answer is its id,
+        /// `file` its start in ticks. Answered from another thread; from Linux 5.14.
+        SocketOwner = 8,
+        /// How often the kernel skipped the program with id `value` because another one ran on that CPU
+        /// (`bpf_prog_info.recursion_misses`, Linux 5.12). Own programs only. Answer: `value`.
+        Misses = 9,
     }
 }
 
@@ -178,6 +184,8 @@ crate::wire_enum! {
         Counters = 5,
         /// Hash `SESSIONS`, read by `doctor` only.
         Sessions = 6,
+        /// Hash `DATAGRAMS`.
+        Datagrams = 7,
     }
 }
 

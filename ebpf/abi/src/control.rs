@@ -78,6 +78,42 @@ pub struct VerdictKey {
     pub reserved: u32,
 }
 
+/// Key of the `DATAGRAMS` map: a QUIC connection as one tapped interface shows it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DatagramKey {
+    /// Sender of the first Initial, the client, is `local`.
+    pub tuple: crate::event::Tuple,
+    /// Interface index.
+    pub ifindex: u32,
+    /// Zero.
+    pub reserved: u32,
+}
+
+/// Value of the `DATAGRAMS` map: what passed while a tap was open, from the client's first Initial on. Bytes are UDP
+/// payload, retransmissions of QUIC included. Made and counted by the kernel, removed by main.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct DatagramState {
+    /// First datagram, `CLOCK_MONOTONIC` ns.
+    pub first_ns: u64,
+    /// Latest datagram.
+    pub last_ns: u64,
+    /// Bytes from the client.
+    pub sent: u64,
+    /// Bytes to the client.
+    pub received: u64,
+}
+
+/// Capacity of the `SESSIONS` map.
+pub const SESSIONS_MAX: u32 = 65_536;
+/// Capacity of the `VERDICTS` map.
+pub const VERDICTS_MAX: u32 = 16_384;
+/// Capacity of the `PROGRAMS` map.
+pub const PROGRAMS_MAX: u32 = 16_384;
+/// Capacity of the `DATAGRAMS` map.
+pub const DATAGRAMS_MAX: u32 = 4_096;
+
 /// An offset that is not known on this kernel.
 pub const OFFSET_UNKNOWN: u32 = u32::MAX;
 

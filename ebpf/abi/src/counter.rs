@@ -43,10 +43,24 @@ crate::wire_enum! {
         LostSessionsFull = 17,
         /// Loss: the connection table is full (connections).
         LostFlowsFull = 18,
-        /// Loss: a ClientHello that spans segments was handed out in part (packets).
+        /// Loss: a ClientHello that spans segments was given up for another one before it was complete (hellos).
         LostHelloSplit = 19,
-        /// Loss: a packet was longer than the copy (packets).
+        /// Loss: a packet was longer than the copies of it (packets).
         LostPacketTruncated = 20,
+        /// Loss: a later fragment of a datagram or segment, which has no ports (packets of an open tap).
+        LostFragments = 21,
+        /// Loss: more IPv6 extension headers than are walked (packets of an open tap).
+        LostHeadersTooMany = 22,
+        /// Loss: the table of QUIC connections is full (connections).
+        LostDatagramsFull = 23,
+        /// Entries made in the table of TLS sessions: less those removed and those it holds, they were evicted.
+        SessionsInserted = 24,
+        /// Entries removed from the table of TLS sessions.
+        SessionsRemoved = 25,
+        /// Entries made in the table of programs with sessions; none is removed.
+        ProgramsInserted = 26,
+        /// Entries removed from the table of verdicts, which main fills.
+        VerdictsRemoved = 27,
     }
 }
 

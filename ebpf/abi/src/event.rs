@@ -81,7 +81,7 @@ pub struct Tuple {
     pub local_port: u16,
     /// Remote port.
     pub remote_port: u16,
-    /// 6 (TCP).
+    /// 6 (TCP) or 17 (UDP).
     pub protocol: u16,
     /// Zero.
     pub reserved: u16,
@@ -263,11 +263,16 @@ crate::wire_enum! {
         QuicInitial = 2,
         /// DNS answer over UDP port 53.
         DnsAnswer = 3,
+        /// What follows a [`PacketKind::ClientHello`] that was longer than its segment or than [`PACKET_MAX`], in order
+        /// and without a hole.
+        HelloRest = 4,
     }
 }
 
-/// Bytes of a packet that travel.
+/// Bytes of a packet that travel in one record.
 pub const PACKET_MAX: usize = 2048;
+/// Records that one packet of a ClientHello gives: segments are joined before the tap sees them.
+pub const PACKET_RECORDS_MAX: usize = 4;
 
 /// A packet selected by the tap: transport payload only.
 #[repr(C)]

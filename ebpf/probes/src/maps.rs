@@ -3,10 +3,15 @@
 //! Sizes are what a node with tens of thousands of connections needs; the attacher may change those of the rings.
 //! Hash maps are preallocated: tracing programs must not allocate on kernels with real-time locking.
 
-use abi::control::{HOST_KEY_BYTES, SessionKey, SessionState, Settings, VerdictKey};
+use abi::control::{
+    DATAGRAMS_MAX, DatagramKey, DatagramState, HOST_KEY_BYTES, PROGRAMS_MAX, SESSIONS_MAX, SessionKey,
+    SessionState, Settings, VERDICTS_MAX, VerdictKey,
+};
 use abi::event::Tuple;
 use aya_ebpf::macros::map;
 use aya_ebpf::maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
+
+use crate::pure::packet::HELLO_SLOTS;
 
 /// Records of [`abi::event`].
 #[map]
@@ -22,11 +27,12 @@ pub(crate) static HOSTS: LpmTrie<[u8; HOST_KEY_BYTES], u32> = LpmTrie::with_max_
 
 /// TLS sessions. The least recently used is forgotten when it is full: processes that die do not free theirs.
 #[map]
-pub(crate) static SESSIONS: LruHashMap<SessionKey, SessionState> = LruHashMap::with_max_entries(65536, 0);
+pub(crate) static SESSIONS: LruHashMap<SessionKey, SessionState> =
+    LruHashMap::with_max_entries(SESSIONS_MAX, 0);
 
 /// Main's decisions on sessions, an [`abi::control::Verdict`] each.
 #[map]
-pub(crate) static VERDICTS: LruHashMap<VerdictKey, u32> = LruHashMap::with_max_entries(16384, 0);
+pub(crate) static VERDICTS: LruHashMap<VerdictKey, u32> = LruHashMap::with_max_entries(VERDICTS_MAX, 0);
 
 /// [`abi::counter::Counter`].
 #[map]
@@ -48,7 +54,17 @@ pub(crate) static LOOKUPS: LruHashMap<CallKey, LookupCall> = LruHashMap::with_ma
 /// Processes that have sessions, with the time of their last exec (or of their end, should the id be used again):
 /// a session opened before it belonged to another program.
 #[map]
-pub(crate) static PROGRAMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(16384, 0);
+pub(crate) static PROGRAMS: LruHashMap<u32, u64> = LruHashMap::with_max_entries(PROGRAMS_MAX, 0);
+
+/// QUIC connections that open taps follow. Main removes what ended or is of no interest.
+#[map]
+pub(crate) static DATAGRAMS: HashMap<DatagramKey, DatagramState> =
+    HashMap::with_max_entries(DATAGRAMS_MAX, 0);
+
+/// ClientHellos of which more is to come, each in the slot that [`hello_slot`](crate::pure::packet::hello_slot) says:
+/// bounded without a queue, one that is given up for another is counted.
+#[map]
+pub(crate) static HELLOS: Array<HelloRest> = Array::with_max_entries(HELLO_SLOTS, 0);
 
 /// Process ids of main and of the attacher, whose own traffic is never looked at; 0 is nobody.
 #[map]
@@ -73,6 +89,21 @@ pub(crate) struct FlowState {
     pub(crate) tgid: u32,
     /// 1 once a state was reached that only the peer's FIN leads to.
     pub(crate) peer_finished: u32,
+}
+
+/// Value of [`HELLOS`].
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct HelloRest {
+    /// Sender's port in the upper half, receiver's in the lower.
+    pub(crate) ports: u32,
+    /// TCP sequence number of the next byte.
+    pub(crate) next: u32,
+    /// Bytes to come; 0 is an empty slot.
+    pub(crate) left: u32,
+    pub(crate) reserved: u32,
+    /// When the slot was taken, ns.
+    pub(crate) since_ns: u64,
 }
 
 /// Key of [`CALLS`] and [`LOOKUPS`]. The stack pointer tells nested calls of one thread apart (TLS inside TLS).

@@ -47,7 +47,7 @@ fn log(counter: u32, by: u64) {
 /// own atomics do not exist on the BPF target.
 #[cfg(target_arch = "bpf")]
 #[inline(always)]
-unsafe fn add(slot: *mut u64, by: u64) {
+pub(crate) unsafe fn add(slot: *mut u64, by: u64) {
     // SAFETY: the caller passes a map value.
     unsafe {
         core::arch::asm!("lock *(u64 *)({slot} + 0) += {by}", slot = in(reg) slot, by = in(reg) by, options(nostack));
@@ -55,7 +55,7 @@ unsafe fn add(slot: *mut u64, by: u64) {
 }
 
 #[cfg(not(target_arch = "bpf"))]
-unsafe fn add(slot: *mut u64, by: u64) {
+pub(crate) unsafe fn add(slot: *mut u64, by: u64) {
     // SAFETY: the caller passes a map value.
     unsafe { core::sync::atomic::AtomicU64::from_ptr(slot) }
         .fetch_add(by, core::sync::atomic::Ordering::Relaxed);

@@ -75,7 +75,7 @@ fn ssl_ctrl_entry(ctx: ProbeContext) -> u32 {
 fn ssl_free_entry(ctx: ProbeContext) -> u32 {
     let key = SessionKey { ssl: argument(&ctx, 0), tgid: current_tgid(), reserved: 0 };
     let Some(state) = find(&key) else {
-        let _ = SESSIONS.remove(&key);
+        forget(&key);
         return 0;
     };
     // SAFETY: `state` points into the map; the library forbids other use of a session that is freed.
@@ -99,10 +99,20 @@ fn ssl_free_entry(ctx: ProbeContext) -> u32 {
                 record.submit(0);
             }
         }
-        let _ = VERDICTS.remove(&verdict_key(&key, state.opened_ns));
     }
-    let _ = SESSIONS.remove(&key);
+    if VERDICTS.remove(&verdict_key(&key, state.opened_ns)).is_ok() {
+        count(Counter::VerdictsRemoved, 1);
+    }
+    forget(&key);
     0
+}
+
+/// Removes a session. Insertions and removals are counted, so that what the full table forgot by itself is known.
+#[inline(always)]
+fn forget(key: &SessionKey) {
+    if SESSIONS.remove(key).is_ok() {
+        count(Counter::SessionsRemoved, 1);
+    }
 }
 
 /// The session, unless it is one that an earlier program of the same process id left behind.
@@ -132,8 +142,13 @@ pub(crate) fn open(key: &SessionKey, verdict: Verdict) -> Option<*mut SessionSta
         prefix_writes: 0,
         reserved: 0,
     };
-    let _ = PROGRAMS.insert(&key.tgid, &0, u64::from(BPF_NOEXIST));
-    if SESSIONS.insert(key, &state, 0).is_err() {
+    if PROGRAMS.insert(&key.tgid, &0, u64::from(BPF_NOEXIST)).is_ok() {
+        count(Counter::ProgramsInserted, 1);
+    }
+    // An address that is used again takes the place of its old session.
+    if SESSIONS.insert(key, &state, u64::from(BPF_NOEXIST)).is_ok() {
+        count(Counter::SessionsInserted, 1);
+    } else if SESSIONS.insert(key, &state, 0).is_err() {
         lose(Counter::LostSessionsFull, 1);
     }
     SESSIONS.get_ptr_mut(key)

@@ -12,6 +12,7 @@ mod tag;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use abi::attacher::{Limit, LoadedProgram};
@@ -78,12 +79,24 @@ pub(crate) struct Loaded {
     /// As the kernel reports them.
     pub(crate) report: Vec<LoadedProgram>,
     programs: BTreeMap<&'static str, OwnedFd>,
+    /// Names by the kernel's id.
+    ids: BTreeMap<u32, &'static str>,
 }
 
 impl Loaded {
     /// A loaded program.
     pub(crate) fn program(&self, name: &str) -> Option<BorrowedFd<'_>> {
         self.programs.get(name).map(OwnedFd::as_fd)
+    }
+
+    /// How often the kernel skipped the program with this id because another ran on the same CPU.
+    ///
+    /// # Errors
+    /// It is none of ours, or the kernel does not count (before Linux 5.12).
+    pub(crate) fn misses(&self, id: u32) -> io::Result<u64> {
+        let program = self.ids.get(&id).and_then(|name| self.program(name));
+        let program = program.ok_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))?;
+        bpf::recursion_misses(program)?.ok_or_else(|| io::Error::from_raw_os_error(libc::ENODATA))
     }
 
     /// Descriptor of a map.
@@ -118,10 +131,13 @@ pub(crate) fn load(
         return Err((Limit::GateRefused, GateError::Forbidden(findings).to_string()));
     }
     let multi = allow_multi && uprobe_multi_works(&linked);
-    let mut loaded = Loaded { ebpf, multi, report: Vec::new(), programs: BTreeMap::new() };
+    let mut loaded =
+        Loaded { ebpf, multi, report: Vec::new(), programs: BTreeMap::new(), ids: BTreeMap::new() };
     for program in &linked {
         let fd = load_one(program, multi)?;
-        loaded.report.push(read_back(program, fd.as_fd(), &loaded)?);
+        let held = read_back(program, fd.as_fd(), &loaded)?;
+        loaded.ids.insert(held.id, program.name);
+        loaded.report.push(held);
         loaded.programs.insert(program.name, fd);
     }
     Ok(loaded)

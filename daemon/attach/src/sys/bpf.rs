@@ -145,6 +145,15 @@ pub(crate) fn prog_info(fd: BorrowedFd<'_>) -> io::Result<(bpf_prog_info, Vec<u3
     Ok((info, map_ids))
 }
 
+/// How often the kernel skipped a program because another one ran on that CPU; `None` where it does not count.
+pub(crate) fn recursion_misses(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+    // SAFETY: the structure is plain old data; all zero is its empty value.
+    let mut info: bpf_prog_info = unsafe { std::mem::zeroed() };
+    let known = info_by_fd(fd, &mut info)?;
+    let end = std::mem::offset_of!(bpf_prog_info, recursion_misses) + size_of::<u64>();
+    Ok((known >= end).then_some(info.recursion_misses))
+}
+
 /// `BPF_OBJ_GET_INFO_BY_FD` of a map.
 pub(crate) fn map_info(fd: BorrowedFd<'_>) -> io::Result<bpf_map_info> {
     // SAFETY: the structure is plain old data; all zero is its empty value.
@@ -200,13 +209,15 @@ pub(crate) fn fd_path(fd: impl AsFd) -> CString {
     CString::new(text).unwrap_or_default()
 }
 
-fn info_by_fd<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<()> {
+/// Returns how many bytes of the structure the kernel knows.
+fn info_by_fd<T>(fd: BorrowedFd<'_>, info: &mut T) -> io::Result<usize> {
     let mut attr = InfoAttr {
         bpf_fd: fd.as_raw_fd() as u32,
         info_len: size_of::<T>() as u32,
         info: std::ptr::from_mut(info) as u64,
     };
-    bpf(OBJ_GET_INFO_BY_FD, &mut attr).map(|_| ())
+    bpf(OBJ_GET_INFO_BY_FD, &mut attr)?;
+    Ok(attr.info_len as usize)
 }
 
 fn bpf_fd<T>(command: u32, attr: &mut T) -> io::Result<OwnedFd> {

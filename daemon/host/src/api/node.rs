@@ -171,6 +171,11 @@ fn counters(telemetry: &Telemetry, capture: &CaptureSnapshot) -> Vec<v1::Counter
     counters.extend(
         percentiles.into_iter().filter_map(|(name, value)| Some(counter(name, value?, "nanoseconds"))),
     );
+    // One that was never skipped is told by the sum in the losses.
+    counters.extend(capture.programs.iter().filter_map(|of| {
+        let skipped = capture.skipped.get(&of.id).copied().filter(|count| *count > 0)?;
+        Some(counter(format!("skipped_{}", program(of).name), skipped, "runs"))
+    }));
     if capture.took_ns > 0 {
         counters.push(counter("start_to_armed_ns", capture.took_ns, "nanoseconds"));
     }
@@ -199,7 +204,12 @@ fn kernel_unit(which: Counter) -> &'static str {
         _ if name.contains("Bytes") => "bytes",
         Counter::LostEventsRingFull | Counter::LostContentRingFull => "records",
         Counter::LostCallEntry | Counter::LostSessionsFull | Counter::LookupsSeen => "calls",
-        Counter::LostFlowsFull => "connections",
+        Counter::LostFlowsFull | Counter::LostDatagramsFull => "connections",
+        Counter::LostHelloSplit => "hellos",
+        Counter::SessionsInserted
+        | Counter::SessionsRemoved
+        | Counter::ProgramsInserted
+        | Counter::VerdictsRemoved => "entries",
         _ if name.starts_with("Sessions") => "sessions",
         _ => "packets",
     }

@@ -455,6 +455,16 @@ pub fn tap_close(ifindex: u32) -> Request {
     Request { value: u64::from(ifindex), ..request(Verb::TapClose) }
 }
 
+/// Asks which process of user `uid` holds the socket with this inode number.
+pub fn socket_owner(inode: u64, uid: u32) -> Request {
+    Request { value: inode, end: u64::from(uid), ..request(Verb::SocketOwner) }
+}
+
+/// Asks how often the kernel skipped the program with this id.
+pub fn misses(program: u32) -> Request {
+    Request { value: u64::from(program), ..request(Verb::Misses) }
+}
+
 /// Asks for a state file of a container runtime; `None` if `id` is longer than travels.
 pub fn open_state(kind: abi::attacher::StateFile, id: &str) -> Option<Request> {
     let mut request = request(Verb::OpenState);

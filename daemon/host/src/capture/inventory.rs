@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::fs;
+use std::net::Ipv6Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -151,6 +152,41 @@ fn parse_tcp(line: &str) -> Option<(u64, Tuple)> {
     Some((fields.get(9)?.parse().ok()?, tuple))
 }
 
+/// A UDP socket of our network namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct UdpSocket {
+    pub(super) inode: u64,
+    pub(super) uid: u32,
+}
+
+/// The socket that datagrams of `tuple` are sent and received through: one that is connected to the remote end, else one
+/// that is bound to the local address, else one to the port.
+pub(super) fn udp_socket(root: &Path, tuple: &Tuple) -> Option<UdpSocket> {
+    let texts = ["net/udp", "net/udp6"].map(|table| fs::read_to_string(root.join(table)).unwrap_or_default());
+    texts
+        .iter()
+        .flat_map(|text| text.lines().skip(1))
+        .filter_map(|line| parse_udp(line, tuple))
+        .max()
+        .map(|(_, inode, uid)| UdpSocket { inode, uid })
+}
+
+/// How well a line of `/proc/net/udp` fits, with the socket's inode and user:
+/// `457: 0100007F:0277 00000000:0000 07 00000000:00000000 00:00000000 00000000 0 0 4711 2 ..`
+fn parse_udp(line: &str, tuple: &Tuple) -> Option<(u8, u64, u32)> {
+    let fields: Vec<_> = line.split_ascii_whitespace().collect();
+    let (local, local_port) = parse_end(fields.get(1)?)?;
+    let (remote, remote_port) = parse_end(fields.get(2)?)?;
+    let unspecified = |address: [u8; 16]| Ipv6Addr::from(address).to_canonical().is_unspecified();
+    let here = local == tuple.local;
+    let connected = remote == tuple.remote && remote_port == tuple.remote_port;
+    let fits = local_port == tuple.local_port
+        && (here || unspecified(local))
+        && (connected || (remote_port == 0 && unspecified(remote)));
+    let rank = u8::from(connected) * 2 + u8::from(here);
+    fits.then_some((rank, fields.get(9)?.parse().ok()?, fields.get(7)?.parse().ok()?))
+}
+
 /// Addresses are words of 32 bits in the machine's order, IPv4 is mapped.
 fn parse_end(text: &str) -> Option<([u8; 16], u16)> {
     let (address, port) = text.split_once(':')?;
@@ -211,6 +247,44 @@ mod tests {
         check("0: nonsense", None);
     }
 
+    #[cfg(target_endian = "little")]
+    #[test]
+    fn the_socket_that_fits_best_is_taken() {
+        let mut tuple = Tuple::new_zeroed();
+        let end = |text: &str| text.parse::<std::net::Ipv4Addr>().expect("address").to_ipv6_mapped().octets();
+        (tuple.local, tuple.local_port) = (end("10.0.0.2"), 0x9c40);
+        (tuple.remote, tuple.remote_port) = (end("10.3.2.4"), 443);
+        let check = |local: &str, remote: &str, expected: Option<u8>| {
+            let line = format!("457: {local} {remote} 07 0:0 00:0 0 1000 0 4711 2 0 0");
+            assert_eq!(parse_udp(&line, &tuple), expected.map(|rank| (rank, 4711, 1000)), "{line}");
+        };
+        let any6 = "00000000000000000000000000000000";
+        check("0200000A:9C40", "0402030A:01BB", Some(3));
+        check("00000000:9C40", "0402030A:01BB", Some(2));
+        check("0200000A:9C40", "00000000:0000", Some(1));
+        check("00000000:9C40", "00000000:0000", Some(0));
+        check(&format!("{any6}:9C40"), &format!("{any6}:0000"), Some(0));
+        check("00000000:9C41", "00000000:0000", None);
+        check("0300000A:9C40", "00000000:0000", None);
+        check("0200000A:9C40", "0402030A:01BC", None);
+        check("0200000A:9C40", "0502030A:0000", None);
+    }
+
+    #[test]
+    fn a_socket_of_ours_is_in_the_table() {
+        let socket = std::net::UdpSocket::bind("127.0.0.1:0").expect("bind");
+        let port = socket.local_addr().expect("address").port();
+        let mut tuple = Tuple::new_zeroed();
+        tuple.local = std::net::Ipv4Addr::LOCALHOST.to_ipv6_mapped().octets();
+        tuple.local_port = port;
+        let found = udp_socket(Path::new("/proc"), &tuple).expect("the socket");
+        let link = format!("socket:[{}]", found.inode);
+        let links = fs::read_dir("/proc/self/fd").expect("descriptors").flatten();
+        assert!(links.filter_map(|entry| fs::read_link(entry.path()).ok()).any(|to| to == Path::new(&link)));
+        tuple.local_port = 0;
+        assert_eq!(udp_socket(Path::new("/proc"), &tuple), None);
+    }
+
     #[test]
     fn a_connection_of_a_child_is_found_with_its_process() {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
@@ -234,6 +308,7 @@ mod tests {
         #[test]
         fn any_line_is_parsed(line in ".{0,200}") {
             let _ = parse_tcp(&line);
+            let _ = parse_udp(&line, &Tuple::new_zeroed());
             let _ = start_ticks(&line);
         }
     }

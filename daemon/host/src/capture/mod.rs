@@ -82,6 +82,8 @@ impl Capture {
             bail!("capture is not armed: {}", greeting.detail());
         }
         status.greeted(&greeting.hello, attacher.pid());
+        let loaded = greeting.hello.programs.iter().take(greeting.hello.program_count as usize);
+        let programs: Vec<u32> = loaded.map(|program| program.id).collect();
         let (rings, mut tables) = tables::open(greeting.descriptors)?;
         let names = tables.fill_hosts(&directory)?;
         tracing::info!(
@@ -127,7 +129,7 @@ impl Capture {
             shards: shards.senders(),
             identify,
             status: Arc::clone(&status),
-            memory: Memory::new(config.proc_root.clone(), config.sys_root.clone()),
+            memory: Memory::new(config.proc_root.clone(), config.sys_root.clone(), programs),
         };
         let thread = |name: &str| std::thread::Builder::new().name(name.into());
         let ring = thread("ring").spawn(move || reader.run()).context("starting the ring thread")?;

@@ -1,8 +1,8 @@
 //! Names on the wire: SNI of a ClientHello, the same inside a QUIC Initial, names and addresses of DNS answers.
 //!
-//! Everything here is total over arbitrary bytes and bounded. The kernel hands out the first bytes of a segment only, so
-//! a ClientHello may be cut: its extensions are walked as far as they go, and what is missing is told apart from what is
-//! wrong. Complete ones are judged by rustls, whose reading is the stricter one.
+//! Everything here is total over arbitrary bytes and bounded. A ClientHello may span segments (post-quantum key shares
+//! do): its extensions are walked as far as they go, what is missing is told apart from what is wrong, and the rest is
+//! waited for a while. Complete ones are judged by rustls, whose reading is the stricter one.
 //!
 //! A name found here is evidence of the connection it was sent on, nothing more.
 
@@ -12,6 +12,7 @@ use std::sync::Arc;
 use abi::event::{Packet, PacketKind, Tuple};
 use hickory_proto::op::{Message, MessageType};
 use hickory_proto::rr::RData;
+use meter::time::Moment;
 use rustls::Side;
 use rustls::quic::{Keys, Version};
 
@@ -21,6 +22,8 @@ use super::event::host_name;
 pub const HELLO_BYTES_MAX: usize = 16 * 1024;
 /// Incomplete ClientHellos that wait for the rest.
 const PENDING_MAX: usize = 64;
+/// How long one waits for the rest, ns.
+const PENDING_NS: u64 = 5_000_000_000;
 /// Addresses taken from one DNS answer.
 const ADDRESSES_MAX: usize = 32;
 /// Bytes of a TLS record's head.
@@ -70,10 +73,12 @@ pub enum Sni {
 #[derive(Default)]
 pub struct Assembler {
     pending: VecDeque<Pending>,
+    given_up: u64,
 }
 
 struct Pending {
     tuple: Tuple,
+    since: Moment,
     quic: bool,
     /// TLS: the stream so far. QUIC: pieces of the handshake by position.
     pieces: Vec<(usize, Vec<u8>)>,
@@ -85,32 +90,44 @@ impl Assembler {
     ///
     /// # Errors
     /// The packet is not what the kernel took it for.
-    pub fn packet(&mut self, packet: &Packet) -> Result<Found, Unparsed> {
+    pub fn packet(&mut self, packet: &Packet, now: Moment) -> Result<Found, Unparsed> {
         let data = packet.data.get(..packet.data_len as usize).ok_or(Unparsed)?;
+        let tuple = &packet.tuple;
         match PacketKind::from_wire(packet.packet_kind).ok_or(Unparsed)? {
-            PacketKind::ClientHello => self.hello(&packet.tuple, data),
-            PacketKind::QuicInitial => self.quic(&packet.tuple, data),
+            PacketKind::ClientHello => {
+                // The first piece of a new connection, or the same one sent again.
+                self.drop_pending(tuple, false);
+                self.hello(tuple, data, now)
+            }
+            PacketKind::HelloRest if self.pending(tuple, false).is_none() => Ok(Found::Nothing),
+            PacketKind::HelloRest => self.hello(tuple, data, now),
+            PacketKind::QuicInitial => self.quic(tuple, data, now),
             PacketKind::DnsAnswer => dns_answer(data),
         }
     }
 
-    fn hello(&mut self, tuple: &Tuple, data: &[u8]) -> Result<Found, Unparsed> {
+    /// Hellos whose rest never came, since the last call.
+    pub fn take_given_up(&mut self) -> u64 {
+        std::mem::take(&mut self.given_up)
+    }
+
+    fn hello(&mut self, tuple: &Tuple, data: &[u8], now: Moment) -> Result<Found, Unparsed> {
         let start = match self.pending(tuple, false) {
             Some(pending) => pending.pieces.iter().map(|(_, piece)| piece.len()).sum(),
             None => 0,
         };
         let stream = self.joined(tuple, false, start, data);
-        let sni = sni_of_stream(&stream)?;
-        Ok(self.conclude(tuple, false, start, data, sni))
+        let sni = sni_of_stream(&stream).inspect_err(|Unparsed| self.drop_pending(tuple, false))?;
+        Ok(self.conclude(tuple, false, start, data, sni, now))
     }
 
-    fn quic(&mut self, tuple: &Tuple, data: &[u8]) -> Result<Found, Unparsed> {
+    fn quic(&mut self, tuple: &Tuple, data: &[u8], now: Moment) -> Result<Found, Unparsed> {
         let crypto = quic_crypto(data)?;
         let mut found = Found::Nothing;
         for (offset, piece) in crypto {
             let stream = self.joined(tuple, true, offset, &piece);
             let sni = sni_of_handshake(&stream)?;
-            found = self.conclude(tuple, true, offset, &piece, sni);
+            found = self.conclude(tuple, true, offset, &piece, sni, now);
         }
         Ok(found)
     }
@@ -138,35 +155,53 @@ impl Assembler {
         stream
     }
 
-    fn conclude(&mut self, tuple: &Tuple, quic: bool, offset: usize, data: &[u8], sni: Sni) -> Found {
-        let at = self.pending.iter().position(|pending| pending.tuple == *tuple && pending.quic == quic);
+    fn drop_pending(&mut self, tuple: &Tuple, quic: bool) {
+        self.pending.retain(|pending| pending.tuple != *tuple || pending.quic != quic);
+    }
+
+    fn conclude(
+        &mut self,
+        tuple: &Tuple,
+        quic: bool,
+        offset: usize,
+        data: &[u8],
+        sni: Sni,
+        now: Moment,
+    ) -> Found {
         if sni != Sni::More {
-            at.and_then(|at| self.pending.remove(at));
+            self.drop_pending(tuple, quic);
         }
         match sni {
             Sni::Name(host) => Found::Hello { host, quic },
             Sni::Absent => Found::Nothing,
             Sni::More => {
-                self.keep(at, tuple, quic, offset, data);
+                self.keep(tuple, quic, offset, data, now);
                 Found::More
             }
         }
     }
 
-    fn keep(&mut self, at: Option<usize>, tuple: &Tuple, quic: bool, offset: usize, data: &[u8]) {
+    fn keep(&mut self, tuple: &Tuple, quic: bool, offset: usize, data: &[u8], now: Moment) {
+        let before = self.pending.len();
+        self.pending.retain(|pending| now.since(pending.since) < PENDING_NS);
+        self.given_up += (before - self.pending.len()) as u64;
+        let at = self.pending.iter().position(|pending| pending.tuple == *tuple && pending.quic == quic);
         let mut pending = at.and_then(|at| self.pending.remove(at)).unwrap_or_else(|| Pending {
             tuple: *tuple,
+            since: now,
             quic,
             pieces: Vec::new(),
             bytes: 0,
         });
         if pending.bytes + data.len() > HELLO_BYTES_MAX {
+            self.given_up += 1;
             return;
         }
         pending.bytes += data.len();
         pending.pieces.push((offset, data.to_vec()));
         if self.pending.len() >= PENDING_MAX {
             self.pending.pop_front();
+            self.given_up += 1;
         }
         self.pending.push_back(pending);
     }
@@ -399,4 +434,4 @@ pub fn dns_answer(data: &[u8]) -> Result<Found, Unparsed> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -11,13 +11,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use abi::attacher::{Hook, Refusal};
-use abi::event::Task;
+use abi::event::{Task, Tuple};
 use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload, WorkloadEvidence};
 
 use super::attacher_client::{self, Answer, Attacher, Lost};
 use super::event::{KernelEvent, process_key};
 use super::image::{Anatomy, FileKey, Mapping, dissect, read_maps};
+use super::inventory::udp_socket;
 use super::mailbox::Mailbox;
 use super::planner::{Command, Event, OpenedFile, Planner, Refused, Row};
 use super::routes::Routes;
@@ -73,10 +74,14 @@ pub(super) struct Memory {
     routes_read: Moment,
     proc_root: PathBuf,
     sys_root: PathBuf,
+    /// Kernel ids of the loaded programs.
+    programs: Vec<u32>,
+    /// How many of them were asked for.
+    asked: usize,
 }
 
 impl Memory {
-    pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf) -> Memory {
+    pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf, programs: Vec<u32>) -> Memory {
         Memory {
             workloads: HashMap::new(),
             anatomies: HashMap::new(),
@@ -85,6 +90,8 @@ impl Memory {
             routes_read: Moment::default(),
             proc_root,
             sys_root,
+            programs,
+            asked: 0,
         }
     }
 }
@@ -161,8 +168,17 @@ impl Shell {
             self.memory.clock = wall_clock();
             self.planner.set_clock(self.memory.clock);
             if let Some(counters) = self.tables.counters() {
+                for (loss, count) in self.tables.evicted(&counters) {
+                    self.status.lost_in_all(loss, count);
+                }
                 self.status.set_counters(counters);
             }
+            if self.planner.follows_datagrams() {
+                let counted = self.tables.datagrams();
+                let commands = self.planner.handle(Event::Datagrams(counted), now);
+                self.carry_out(commands);
+            }
+            self.ask_for_misses();
             self.status.set_tap(self.planner.tap_state(now));
         }
         if let Some(rows) = self.planner.changed_rows() {
@@ -264,6 +280,15 @@ impl Shell {
                     self.resolve(process, Some(&task));
                 }
             }
+            Command::Identify(process) => {
+                if !self.memory.workloads.contains_key(&process) {
+                    self.resolve(process, None);
+                }
+            }
+            Command::FindOwner(tuple) => self.find_owner(tuple),
+            Command::ForgetDatagrams(keys) => {
+                keys.iter().for_each(|key| self.tables.forget_datagrams(key));
+            }
             Command::Forget(process) => {
                 self.memory.workloads.remove(&process);
             }
@@ -316,6 +341,33 @@ impl Shell {
             // A process without a single mapping has just ended.
             let result = result.and_then(|maps| if maps.is_empty() { Err(Refused::Gone) } else { Ok(maps) });
             mailbox.post(Event::Maps(process.pid, result));
+        });
+    }
+
+    fn find_owner(&self, tuple: Tuple) {
+        let mailbox = self.mailbox.clone();
+        let Some(socket) = udp_socket(&self.memory.proc_root, &tuple) else {
+            return mailbox.post(Event::Owner(tuple, None));
+        };
+        self.attacher.ask(attacher_client::socket_owner(socket.inode, socket.uid), move |answer| {
+            let owner = checked(answer).ok().and_then(|answer| {
+                let pid = u32::try_from(answer.reply.value).ok().filter(|pid| *pid != 0)?;
+                Some(ProcessKey { pid, start_ticks: answer.reply.file })
+            });
+            mailbox.post(Event::Owner(tuple, owner));
+        });
+    }
+
+    /// Asks of one program after the other how often the kernel skipped it.
+    fn ask_for_misses(&mut self) {
+        let programs = &self.memory.programs;
+        let Some(program) = programs.get(self.memory.asked % programs.len().max(1)).copied() else { return };
+        self.memory.asked = self.memory.asked.wrapping_add(1);
+        let status = Arc::clone(&self.status);
+        self.attacher.ask(attacher_client::misses(program), move |answer| {
+            if let Ok(answer) = checked(answer) {
+                status.skipped(program, answer.reply.value);
+            }
         });
     }
 

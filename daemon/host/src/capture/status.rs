@@ -45,11 +45,19 @@ pub enum Loss {
     PacketUnparsed,
     /// A verdict that could not be written to the kernel's map (verdicts).
     VerdictLost,
+    /// The kernel's full table of TLS sessions forgot the least recently used (sessions, at least).
+    SessionsEvicted,
+    /// The kernel's full table of verdicts forgot the least recently used (verdicts, at least).
+    VerdictsEvicted,
+    /// The kernel's full table of programs with sessions forgot the least recently used (processes, at least).
+    ProgramsEvicted,
+    /// The kernel skipped one of our programs because another program ran on that CPU (runs). Not known before Linux 5.12.
+    ProgramSkipped,
 }
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Loss; 13] = [
+    pub const ALL: [Loss; 17] = [
         Loss::MalformedRecord,
         Loss::PlannerFull,
         Loss::ShardFull,
@@ -63,6 +71,10 @@ impl Loss {
         Loss::HelloIncomplete,
         Loss::PacketUnparsed,
         Loss::VerdictLost,
+        Loss::SessionsEvicted,
+        Loss::VerdictsEvicted,
+        Loss::ProgramsEvicted,
+        Loss::ProgramSkipped,
     ];
 
     /// Name in the API.
@@ -81,6 +93,10 @@ impl Loss {
             Loss::HelloIncomplete => "hello_incomplete",
             Loss::PacketUnparsed => "packet_unparsed",
             Loss::VerdictLost => "verdict_lost",
+            Loss::SessionsEvicted => "sessions_evicted",
+            Loss::VerdictsEvicted => "verdicts_evicted",
+            Loss::ProgramsEvicted => "programs_evicted",
+            Loss::ProgramSkipped => "program_skipped",
         }
     }
 }
@@ -109,11 +125,15 @@ pub enum Tally {
     TapSkipped,
     /// Names read from a ClientHello or a QUIC Initial.
     NamesFromWire,
+    /// Lookups of a provider's name for which a tap was opened, because datagrams might follow.
+    TapExpected,
+    /// QUIC connections to a provider whose process was not found.
+    FlowsUnowned,
 }
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 10] = [
+    pub const ALL: [Tally; 12] = [
         Tally::FlowsOther,
         Tally::FlowsRecorded,
         Tally::Sessions,
@@ -124,6 +144,8 @@ impl Tally {
         Tally::TapCached,
         Tally::TapSkipped,
         Tally::NamesFromWire,
+        Tally::TapExpected,
+        Tally::FlowsUnowned,
     ];
 
     /// Name in the API.
@@ -139,6 +161,8 @@ impl Tally {
             Tally::TapCached => "tap_cached",
             Tally::TapSkipped => "tap_skipped",
             Tally::NamesFromWire => "names_from_wire",
+            Tally::TapExpected => "tap_expected",
+            Tally::FlowsUnowned => "flows_unowned",
         }
     }
 }
@@ -217,6 +241,8 @@ pub struct CaptureSnapshot {
     pub detail: String,
     /// Loaded programs as the kernel reports them: the proof of read-only.
     pub programs: Vec<LoadedProgram>,
+    /// How often the kernel skipped a program, by its id; programs it does not tell of are missing.
+    pub skipped: BTreeMap<u32, u64>,
     /// Start to armed, ns.
     pub took_ns: u64,
     /// Effective capabilities of the attacher.
@@ -240,6 +266,7 @@ pub struct CaptureStatus {
     tap: Mutex<TapSnapshot>,
     arming: Mutex<Arming>,
     greeting: Mutex<Option<GreetingFacts>>,
+    skipped: Mutex<BTreeMap<u32, u64>>,
 }
 
 #[derive(Clone, Copy, Default)]
@@ -306,6 +333,18 @@ impl CaptureStatus {
     /// Counts a loss.
     pub fn lost(&self, loss: Loss, count: u64) {
         self.losses[loss as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Sets a loss that somebody else counts.
+    pub fn lost_in_all(&self, loss: Loss, count: u64) {
+        self.losses[loss as usize].store(count, Ordering::Relaxed);
+    }
+
+    /// Sets how often the kernel skipped a program.
+    pub fn skipped(&self, program: u32, count: u64) {
+        let mut all = lock(&self.skipped);
+        all.insert(program, count);
+        self.lost_in_all(Loss::ProgramSkipped, all.values().sum());
     }
 
     /// Counts something else.
@@ -375,6 +414,7 @@ impl CaptureStatus {
                 .collect(),
             losses: Loss::ALL
                 .iter()
+                .filter(|loss| **loss != Loss::ProgramSkipped || !lock(&self.skipped).is_empty())
                 .map(|l| (*l, self.losses[*l as usize].load(Ordering::Relaxed)))
                 .collect(),
             tallies: Tally::ALL
@@ -386,6 +426,7 @@ impl CaptureStatus {
             tap: *lock(&self.tap),
             arming: lock(&self.arming).snapshot(),
             detach_backlog: self.detach_backlog.load(Ordering::Relaxed),
+            skipped: lock(&self.skipped).clone(),
             ..CaptureSnapshot::default()
         };
         if let Some(facts) = &*lock(&self.greeting) {

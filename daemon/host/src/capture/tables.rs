@@ -7,15 +7,19 @@ use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 
 use abi::attacher::Descriptor;
-use abi::control::{HOST_KEY_BYTES, Verdict, VerdictKey};
-use abi::counter;
+use abi::control::{self, DATAGRAMS_MAX, DatagramKey, DatagramState, HOST_KEY_BYTES, Verdict, VerdictKey};
+use abi::counter::{self, Counter};
 use anyhow::{Context, anyhow};
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, RingBuf};
 use meter::directory::Directory;
-use zerocopy::{FromZeros, IntoBytes};
+use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use super::event::SessionIdentity;
+use super::status::Loss;
+
+/// `BPF_NOEXIST`
+const NO_EXIST: u64 = 1;
 
 /// The two rings.
 pub(super) struct Rings {
@@ -28,6 +32,8 @@ pub(super) struct Tables {
     hosts: LpmTrie<MapData, [u8; HOST_KEY_BYTES], u32>,
     verdicts: HashMap<MapData, [u8; size_of::<VerdictKey>()], u32>,
     counters: PerCpuArray<MapData, u64>,
+    datagrams: HashMap<MapData, [u8; size_of::<DatagramKey>()], [u8; size_of::<DatagramState>()]>,
+    verdicts_inserted: u64,
 }
 
 /// Opens everything that the attacher handed over.
@@ -47,6 +53,8 @@ pub(super) fn open(mut descriptors: BTreeMap<Descriptor, OwnedFd>) -> anyhow::Re
         hosts: map(Descriptor::Hosts)?.try_into().context("map HOSTS")?,
         verdicts: map(Descriptor::Verdicts)?.try_into().context("map VERDICTS")?,
         counters: map(Descriptor::Counters)?.try_into().context("map COUNTERS")?,
+        datagrams: map(Descriptor::Datagrams)?.try_into().context("map DATAGRAMS")?,
+        verdicts_inserted: 0,
     };
     Ok((rings, tables))
 }
@@ -79,7 +87,45 @@ impl Tables {
         key.tgid = identity.tgid;
         let mut bytes = [0; size_of::<VerdictKey>()];
         bytes.copy_from_slice(key.as_bytes());
+        // A session may be decided on again; only a new entry counts as one.
+        if self.verdicts.insert(bytes, verdict.wire(), NO_EXIST).is_ok() {
+            self.verdicts_inserted += 1;
+            return true;
+        }
         self.verdicts.insert(bytes, verdict.wire(), 0).is_ok()
+    }
+
+    /// What the kernel counts of QUIC connections.
+    pub(super) fn datagrams(&self) -> Vec<(DatagramKey, DatagramState)> {
+        let read = |(key, state): ([u8; size_of::<DatagramKey>()], [u8; size_of::<DatagramState>()])| {
+            Some((DatagramKey::read_from_bytes(&key).ok()?, DatagramState::read_from_bytes(&state).ok()?))
+        };
+        self.datagrams.iter().flatten().take(DATAGRAMS_MAX as usize).filter_map(read).collect()
+    }
+
+    /// Removes a QUIC connection.
+    pub(super) fn forget_datagrams(&mut self, key: &DatagramKey) {
+        let mut bytes = [0; size_of::<DatagramKey>()];
+        bytes.copy_from_slice(key.as_bytes());
+        // It may never have been there: the kernel's table was full.
+        let _ = self.datagrams.remove(&bytes);
+    }
+
+    /// Entries that full tables of the kernel forgot by themselves, at least: they hold no more than their capacity, and
+    /// every entry was made, and removed or not. `counters` as [`Tables::counters`] reads them.
+    pub(super) fn evicted(&self, counters: &[u64]) -> [(Loss, u64); 3] {
+        let read = |counter: Counter| counters.get(counter as usize).copied().unwrap_or_default();
+        let evicted =
+            |made: u64, removed: u64, room: u32| made.saturating_sub(removed).saturating_sub(room.into());
+        let sessions =
+            evicted(read(Counter::SessionsInserted), read(Counter::SessionsRemoved), control::SESSIONS_MAX);
+        let verdicts = evicted(self.verdicts_inserted, read(Counter::VerdictsRemoved), control::VERDICTS_MAX);
+        let programs = evicted(read(Counter::ProgramsInserted), 0, control::PROGRAMS_MAX);
+        [
+            (Loss::SessionsEvicted, sessions),
+            (Loss::VerdictsEvicted, verdicts),
+            (Loss::ProgramsEvicted, programs),
+        ]
     }
 
     /// Every counter, summed over CPUs; `None` if they cannot be read.

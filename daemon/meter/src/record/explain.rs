@@ -206,6 +206,7 @@ fn because(reason: Reason) -> &'static str {
         Reason::NoResponse => "no response was seen",
         Reason::LimitReached => "a limit of the parser was reached",
         Reason::Panicked => "the parser gave the session up",
+        Reason::Quic => "the connection speaks QUIC, whose content is not read",
         Reason::NotInference => "the call is not inference",
     }
 }

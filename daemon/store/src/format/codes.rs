@@ -36,7 +36,7 @@ codes! {
     Reason {
         LateAttach = 1, UndecodableHead = 2, Upgraded = 3, NotHttp = 4, UnknownSession = 5, StreamUsageNotRequested = 6,
         Interrupted = 7, Gap = 8, Undecodable = 9, UnsupportedDialect = 10, NotReported = 11, NoResponse = 12,
-        LimitReached = 13, Panicked = 14, NotInference = 15,
+        LimitReached = 13, Panicked = 14, NotInference = 15, Quic = 16,
     }
     RateUnit { Requests = 1, Tokens = 2, InputTokens = 3, OutputTokens = 4, InputImages = 5 }
     FlowSeen { Connect = 1, AtStart = 2, Tap = 3 }

@@ -160,6 +160,7 @@ fn a_reason(dice: &mut Dice) -> Reason {
         Reason::LimitReached,
         Reason::Panicked,
         Reason::NotInference,
+        Reason::Quic,
     ])
 }
 

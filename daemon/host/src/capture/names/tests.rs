@@ -11,6 +11,9 @@ use zerocopy::FromZeros;
 
 use super::*;
 
+/// A time.
+const AT: Moment = Moment(1_000_000_000);
+
 fn config() -> Arc<ClientConfig> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
@@ -29,7 +32,7 @@ fn hello(host: &'static str) -> Vec<u8> {
 }
 
 /// A client's first datagrams.
-fn initials(host: &'static str, version: Version, piece_len: usize) -> Vec<Vec<u8>> {
+pub(in crate::capture) fn initials(host: &'static str, version: Version, piece_len: usize) -> Vec<Vec<u8>> {
     let name = ServerName::try_from(host).expect("a name");
     let mut tls13 = (*config()).clone();
     tls13.alpn_protocols = vec![b"h3".to_vec()];
@@ -93,10 +96,10 @@ fn the_name_of_a_hello_is_found_however_it_is_cut() {
     let bytes = hello("API.openai.com");
     for cut in 0..=bytes.len() {
         let mut assembler = Assembler::default();
-        let first = assembler.packet(&packet(PacketKind::ClientHello, 1, &bytes[..cut]));
+        let first = assembler.packet(&packet(PacketKind::ClientHello, 1, &bytes[..cut]), AT);
         if first != found("api.openai.com", false) {
             assert_eq!(first, Ok(Found::More), "cut at {cut}");
-            let second = assembler.packet(&packet(PacketKind::ClientHello, 1, &bytes[cut..]));
+            let second = assembler.packet(&packet(PacketKind::HelloRest, 1, &bytes[cut..]), AT);
             assert_eq!(second, found("api.openai.com", false), "cut at {cut}");
         }
         assert!(assembler.pending.is_empty());
@@ -107,11 +110,39 @@ fn the_name_of_a_hello_is_found_however_it_is_cut() {
 fn hellos_of_two_connections_are_not_mixed() {
     let (one, two) = (hello("one.example"), hello("two.example"));
     let mut assembler = Assembler::default();
-    let mut feed = |port, data: &[u8]| assembler.packet(&packet(PacketKind::ClientHello, port, data));
-    assert_eq!(feed(1, &one[..60]), Ok(Found::More));
-    assert_eq!(feed(2, &two[..60]), Ok(Found::More));
-    assert_eq!(feed(2, &two[60..]), found("two.example", false));
-    assert_eq!(feed(1, &one[60..]), found("one.example", false));
+    let mut feed = |kind, port, data: &[u8]| assembler.packet(&packet(kind, port, data), AT);
+    assert_eq!(feed(PacketKind::ClientHello, 1, &one[..60]), Ok(Found::More));
+    assert_eq!(feed(PacketKind::ClientHello, 2, &two[..60]), Ok(Found::More));
+    assert_eq!(feed(PacketKind::HelloRest, 2, &two[60..]), found("two.example", false));
+    assert_eq!(feed(PacketKind::HelloRest, 1, &one[60..]), found("one.example", false));
+    // What follows a hello that named its host already, or was never seen, is of no interest.
+    assert_eq!(feed(PacketKind::HelloRest, 1, &one[60..]), Ok(Found::Nothing));
+}
+
+#[test]
+fn a_first_piece_that_is_sent_again_begins_anew() {
+    let bytes = hello("one.example");
+    let mut assembler = Assembler::default();
+    let mut feed = |kind, data: &[u8]| assembler.packet(&packet(kind, 1, data), AT);
+    assert_eq!(feed(PacketKind::ClientHello, &bytes[..60]), Ok(Found::More));
+    assert_eq!(feed(PacketKind::ClientHello, &bytes[..60]), Ok(Found::More));
+    assert_eq!(feed(PacketKind::HelloRest, &bytes[60..]), found("one.example", false));
+}
+
+#[test]
+fn a_hello_whose_rest_never_comes_is_given_up_and_counted() {
+    let bytes = hello("one.example");
+    let mut assembler = Assembler::default();
+    let first = |assembler: &mut Assembler, port, at| {
+        assembler.packet(&packet(PacketKind::ClientHello, port, &bytes[..60]), at)
+    };
+    assert_eq!(first(&mut assembler, 1, AT), Ok(Found::More));
+    assert_eq!(first(&mut assembler, 2, Moment(AT.0 + PENDING_NS)), Ok(Found::More));
+    assert_eq!((assembler.take_given_up(), assembler.take_given_up()), (1, 0));
+    for port in 3..=u16::try_from(PENDING_MAX).expect("few") + 3 {
+        let _ = first(&mut assembler, port, Moment(AT.0 + PENDING_NS));
+    }
+    assert_eq!((assembler.take_given_up(), assembler.pending.len()), (2, PENDING_MAX));
 }
 
 #[test]
@@ -133,14 +164,14 @@ fn quic_initials_of_both_versions_name_their_host_in_any_order() {
         let data = &datagrams[0][..datagrams[0].len().min(abi::event::PACKET_MAX)];
         if data.len() == datagrams[0].len() {
             assert_eq!(
-                assembler.packet(&packet(PacketKind::QuicInitial, 1, data)),
+                assembler.packet(&packet(PacketKind::QuicInitial, 1, data), AT),
                 found("api.anthropic.com", true)
             );
         }
         let datagrams = initials("api.anthropic.com", version, 900);
         let mut seen = Vec::new();
         for datagram in datagrams.iter().rev() {
-            seen.push(assembler.packet(&packet(PacketKind::QuicInitial, 2, datagram)));
+            seen.push(assembler.packet(&packet(PacketKind::QuicInitial, 2, datagram), AT));
         }
         assert!(seen.contains(&found("api.anthropic.com", true)), "{seen:?}");
     }
@@ -177,11 +208,11 @@ proptest! {
         packet.packet_kind = kind;
         let mut assembler = Assembler::default();
         for _ in 0..3 {
-            let _ = assembler.packet(&packet);
+            let _ = assembler.packet(&packet, AT);
         }
         prop_assert!(assembler.pending.iter().map(|pending| pending.bytes).sum::<usize>() <= HELLO_BYTES_MAX);
         packet.data_len = u32::MAX;
-        prop_assert_eq!(assembler.packet(&packet), Err(Unparsed));
+        prop_assert_eq!(assembler.packet(&packet, AT), Err(Unparsed));
     }
 
     #[test]

@@ -406,6 +406,7 @@ impl Planner {
         self.rows_changed = true;
         self.detach_all(pid);
         self.sessions_end_with(key);
+        self.datagrams_end_with(key);
     }
 
     fn detach_all(&mut self, pid: u32) {

@@ -113,7 +113,9 @@ impl Planner {
             }
             process.addresses.insert(*address, Arc::clone(&host));
         }
+        let executable = process.executable;
         self.want(key.pid, Moment(lookup.head.at_ns), now);
+        self.datagrams_may_follow(executable, &lookup.addresses[..count], now);
         if lookup.returned == 0 {
             self.out.push(Command::Resolve(key, Box::new(lookup.task)));
         }
@@ -509,6 +511,7 @@ impl Planner {
         for key in flows {
             self.end_flow(key, None, now);
         }
+        self.datagrams_stop();
         for identity in sessions {
             if let Some(session) = self.sessions.remove(&identity)
                 && session.opened
@@ -529,7 +532,7 @@ impl Planner {
         self.want(process.pid, connected, now);
     }
 
-    fn note_host(&mut self, pid: u32, host: &Arc<str>, at: Moment) {
+    pub(super) fn note_host(&mut self, pid: u32, host: &Arc<str>, at: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if process.hosts.contains_key(host) || process.hosts.len() >= HOSTS_MAX {
             return;
@@ -540,7 +543,7 @@ impl Planner {
     }
 
     /// A gateway that the configuration names by address.
-    fn configured(&self, remote: SocketAddr) -> Option<HostEvidence> {
+    pub(super) fn configured(&self, remote: SocketAddr) -> Option<HostEvidence> {
         let text = remote.to_string();
         let provider = self.directory.lookup(&text)?;
         provider
@@ -600,7 +603,7 @@ pub(super) fn remote_of(tuple: &Tuple) -> SocketAddr {
     SocketAddr::new(address(tuple.remote), tuple.remote_port)
 }
 
-fn local_of(tuple: &Tuple) -> SocketAddr {
+pub(super) fn local_of(tuple: &Tuple) -> SocketAddr {
     SocketAddr::new(address(tuple.local), tuple.local_port)
 }
 

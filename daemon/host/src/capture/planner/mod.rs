@@ -13,13 +13,15 @@
 
 mod arming;
 mod calls;
+mod datagrams;
 mod tap;
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use abi::attacher::Place;
-use abi::event::Task;
+use abi::control::{DatagramKey, DatagramState};
+use abi::event::{Task, Tuple};
 use meter::directory::Directory;
 use meter::exchange::{IdentifiedBy, Reason};
 use meter::pipeline::{Direction, HostEvidence};
@@ -83,6 +85,10 @@ pub enum Event {
     TapOpened(u32, Result<(), Refused>),
     /// Answer to [`Command::TapClose`].
     TapClosed(u32),
+    /// Answer to [`Command::FindOwner`].
+    Owner(Tuple, Option<ProcessKey>),
+    /// What the kernel has counted of QUIC connections while [`Planner::follows_datagrams`].
+    Datagrams(Vec<(DatagramKey, DatagramState)>),
     /// Time passed.
     Tick,
     /// The daemon stops: connections that are open are recorded.
@@ -154,6 +160,12 @@ pub enum Command {
     TapClose(u32),
     /// Find out who a process is while it can be looked at.
     Resolve(ProcessKey, Box<Task>),
+    /// The same for a process whose task no event told of.
+    Identify(ProcessKey),
+    /// Find the process that holds the UDP socket of a connection.
+    FindOwner(Tuple),
+    /// Remove connections from the kernel's table.
+    ForgetDatagrams(Vec<DatagramKey>),
     /// Nothing of this process will come any more.
     Forget(ProcessKey),
     /// Open a session in its shard.
@@ -257,6 +269,7 @@ pub struct Planner {
     timers: BTreeMap<(Moment, u64), Timer>,
     timer_number: u64,
     tap: tap::Tap,
+    datagrams: datagrams::Datagrams,
     assembler: names::Assembler,
     past_rows: Vec<Row>,
     out: Vec<Command>,
@@ -405,6 +418,7 @@ impl Planner {
     pub fn new(options: Options, directory: Arc<Directory>) -> Planner {
         Planner {
             tap: tap::Tap::default(),
+            datagrams: datagrams::Datagrams::default(),
             options,
             directory,
             clock: WallClock::default(),
@@ -451,6 +465,8 @@ impl Planner {
             Event::Routes(routes) => self.tap.set_routes(routes),
             Event::TapOpened(ifindex, result) => self.tap_opened(ifindex, result, now),
             Event::TapClosed(ifindex) => self.tap_reopens(ifindex, now),
+            Event::Owner(tuple, found) => self.owner(&tuple, found, now),
+            Event::Datagrams(counts) => self.counted(&counts, now),
             Event::Tick => {}
             Event::Stop => self.stop(now),
         }

@@ -5,6 +5,8 @@
 //! destination): that it is a provider as long as the executable is the same, that it is none for a minute; and never
 //! that an address of a shared delivery network is none, because it serves unrelated hosts.
 
+use std::net::IpAddr;
+
 use abi::event::Packet;
 use meter::directory::Provider;
 
@@ -36,6 +38,8 @@ pub(super) struct Tap {
     open_since: Option<Moment>,
     open_ns: u64,
     timer_set: bool,
+    /// Until when datagrams may follow a lookup.
+    expecting: Moment,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -81,6 +85,11 @@ impl Tap {
             opened: self.opened,
             open_ppm: u64::try_from(ppm).unwrap_or(1_000_000).min(1_000_000),
         }
+    }
+
+    /// True while packets may come.
+    pub(super) fn is_open(&self) -> bool {
+        self.open_count() > 0
     }
 
     fn open_count(&self) -> u64 {
@@ -159,6 +168,25 @@ impl Planner {
         }
     }
 
+    /// Datagrams to one of these addresses may follow.
+    pub(super) fn tap_expects(&mut self, addresses: impl Iterator<Item = IpAddr>, now: Moment) {
+        let gateways = &self.options.loopback_gateways;
+        let wanted = |address: &IpAddr| {
+            !address.is_loopback() || gateways.iter().any(|gateway| gateway.ip() == *address)
+        };
+        let interfaces: HashSet<u32> =
+            addresses.filter(wanted).filter_map(|address| self.tap.routes.interface_to(address)).collect();
+        if interfaces.is_empty() {
+            return self.out.push(Command::Count(Tally::TapSkipped));
+        }
+        self.out.push(Command::Count(Tally::TapExpected));
+        self.tap.expecting = Self::after(now, QUIET_NS);
+        for ifindex in interfaces {
+            self.open_tap(ifindex, now);
+        }
+        self.tap_timer(now);
+    }
+
     fn open_tap(&mut self, ifindex: u32, now: Moment) {
         match self.tap.interfaces.get_mut(&ifindex) {
             Some(Interface::Closing { reopen }) => *reopen = true,
@@ -201,11 +229,18 @@ impl Planner {
         }
         let due = |waiting: &Waiting| Self::after(waiting.since, QUIET_NS);
         self.tap.waiting.retain(|_, waiting| now.since(waiting.since) < WAIT_NS.min(QUIET_NS));
-        if let Some(next) = self.tap.waiting.values().map(due).max() {
+        let expecting = Some(self.tap.expecting).filter(|until| *until > now);
+        if let Some(next) = self.tap.waiting.values().map(due).chain(expecting).max() {
             self.tap.timer_set = true;
             return self.timer(next, Timer::TapQuiet);
         }
-        let open = |(ifindex, state): (&u32, &Interface)| (*state == Interface::Open).then_some(*ifindex);
+        let held = self.datagrams.interfaces();
+        if !held.is_empty() {
+            self.tap_timer(now);
+        }
+        let open = |(ifindex, state): (&u32, &Interface)| {
+            (*state == Interface::Open && !held.contains(ifindex)).then_some(*ifindex)
+        };
         let quiet: Vec<_> = self.tap.interfaces.iter().filter_map(open).collect();
         for ifindex in quiet {
             self.tap.interfaces.insert(ifindex, Interface::Closing { reopen: false });
@@ -224,14 +259,17 @@ impl Planner {
     }
 
     pub(super) fn packet(&mut self, packet: &Packet, now: Moment) {
-        match self.assembler.packet(packet) {
+        match self.assembler.packet(packet, now) {
             Ok(Found::Hello { host, quic: false }) => self.hello(&packet.tuple, &host, now),
-            // No process can be told for a datagram: UDP sockets pass no state change.
-            Ok(Found::Hello { quic: true, .. }) => self.out.push(Command::Count(Tally::NamesFromWire)),
+            Ok(Found::Hello { host, quic: true }) => self.initial(packet, &host),
             Ok(Found::Answer { name, addresses }) => self.answer(&name, &addresses, now),
-            Ok(Found::More) => self.out.push(Command::Lost(Loss::HelloIncomplete)),
-            Ok(Found::Nothing) => {}
+            Ok(Found::More | Found::Nothing) => {}
+            // Once the server has chosen its connection id, Initials have keys that it does not derive.
+            Err(_) if self.datagrams.knows(&packet.tuple) => {}
             Err(_) => self.out.push(Command::Lost(Loss::PacketUnparsed)),
+        }
+        for _ in 0..self.assembler.take_given_up() {
+            self.out.push(Command::Lost(Loss::HelloIncomplete));
         }
     }
 
