@@ -59,6 +59,9 @@ pub const JSON_DEPTH_MAX: usize = 16;
 /// Bytes kept of one JSON string or key.
 pub const JSON_TEXT_MAX: usize = 256;
 
+/// Nesting of protobuf messages that are looked into; what is deeper is skipped.
+pub const PROTOBUF_DEPTH_MAX: usize = 8;
+
 /// Bytes kept of the name of a server-sent event.
 pub const SSE_NAME_MAX: usize = 64;
 

@@ -522,8 +522,10 @@ impl Connection {
         let known = self.streams.iter_mut().find(|open| open.id == stream);
         match (known, status) {
             (_, Some(100..200)) => return,
-            // Trailers.
-            (Some(open), _) if open.responded => return,
+            (Some(open), _) if open.responded => {
+                let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
+                return sink.trailers(Key::from(stream), plain(fields, &mut headers));
+            }
             (Some(open), _) => open.responded = true,
             // A response whose request was not seen.
             (None, Some(_)) if room && stream % 2 == 1 => {

@@ -6,6 +6,7 @@
 
 pub mod body;
 pub mod eventstream;
+pub mod grpc;
 pub mod h1;
 pub mod h2;
 pub mod hpack;
@@ -75,6 +76,8 @@ pub trait Sink {
     fn response(&mut self, key: Key, head: &ResponseHead<'_>);
     /// A part of its body, without framing.
     fn response_data(&mut self, key: Key, data: Piece<'_>);
+    /// Fields after its body.
+    fn trailers(&mut self, _key: Key, _headers: &[Header<'_>]) {}
     /// It ended. The key is not used again.
     fn response_end(&mut self, key: Key, end: End);
     /// Bytes came back that belong to no response head that was seen.

@@ -2,10 +2,11 @@
 //!
 //! The form is taken from the first bytes, not from the content type: providers mislabel both ways.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count;
 use super::facts::{Facts, Field};
 use super::json::{Scanner, Value, Visitor};
+use super::protobuf;
 use crate::exchange::Usage;
 use crate::http::eventstream::{self, EventStream, Message};
 use crate::http::sse::{Events, Sse};
@@ -23,6 +24,8 @@ enum Form {
     Events(Box<Sse>),
     /// AWS event stream.
     Messages(Box<EventStream>),
+    /// Protobuf, one message or several.
+    Protobuf(Box<protobuf::Scanner>),
     /// Nothing that is read.
     Opaque,
 }
@@ -92,7 +95,10 @@ impl Answer {
     pub fn new(dialect: &'static Dialect) -> Answer {
         Answer {
             dialect,
-            form: Form::Unknown,
+            form: match dialect.wire {
+                Wire::Text => Form::Unknown,
+                Wire::Protobuf { .. } => Form::Protobuf(Box::default()),
+            },
             scanner: Scanner::default(),
             reading: Reading {
                 dialect,
@@ -153,7 +159,20 @@ impl Answer {
             Form::Events(events) => {
                 events.push(bytes, &mut Event { scanner: &mut self.scanner, reading: &mut self.reading });
             }
+            Form::Protobuf(scanner) => {
+                let mut sink = Taking { facts: &mut self.reading.facts, dialect: self.dialect };
+                scanner.push(self.dialect.wanted(), bytes, &mut sink);
+            }
             Form::Unknown | Form::Opaque => {}
+        }
+    }
+
+    /// A message of a stream that frames its messages is over.
+    pub fn message_end(&mut self, now: Moment) {
+        self.reading.now = now;
+        if let Form::Protobuf(scanner) = &mut self.form {
+            scanner.restart();
+            self.reading.note_output();
         }
     }
 
@@ -170,6 +189,8 @@ impl Answer {
                 self.reading.data_len = 0;
                 self.reading.facts.output = false;
             }
+            // The rest of the message in progress is noise; the next one is whole.
+            Form::Protobuf(scanner) => scanner.give_up(),
             Form::Unknown | Form::Json | Form::Messages(_) => self.form = Form::Opaque,
             Form::Opaque => {}
         }
@@ -187,6 +208,7 @@ impl Answer {
     pub fn is_streamed(&self) -> bool {
         match self.form {
             Form::Events(_) | Form::Messages(_) => true,
+            Form::Protobuf(_) => matches!(self.dialect.wire, Wire::Protobuf { streamed: true, .. }),
             Form::Json => self.array || self.scanner.documents() > 1,
             Form::Unknown | Form::Opaque => false,
         }
@@ -208,7 +230,7 @@ impl Answer {
         let whole = match &self.form {
             Form::Json => framed || (self.scanner.documents() > 0 && !self.scanner.is_inside()),
             Form::Events(_) | Form::Messages(_) => framed || facts.terminal,
-            Form::Unknown | Form::Opaque => framed,
+            Form::Unknown | Form::Opaque | Form::Protobuf(_) => framed,
         };
         let missing = self.gap.is_some_and(|gap| match self.dialect.merge {
             super::facts::Merge::LastObject => facts.usages == gap.before_last && !gap.terminal,

@@ -4,7 +4,7 @@
 //! counts that replace it field by field; a stream is whole with `message_stop`.
 
 use super::bedrock::{METRICS, metered};
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     CacheRead, CacheWrite, CacheWrite1h, CacheWrite5m, Input, Output, Reasoning, WebSearch,
 };
@@ -55,6 +55,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &["message_stop", "error"],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -1,7 +1,7 @@
 //! Batches as objects: what is fetched says how far they are and which model works on them. It adds nothing: results
 //! may be fetched any number of times, by anybody.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
 
@@ -22,4 +22,5 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage: |_: &Counts| Usage::default(),
+    wire: Wire::Text,
 };

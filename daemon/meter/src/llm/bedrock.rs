@@ -3,7 +3,7 @@
 //! Converse and Nova exclude cached tokens from the input. InvokeModel tells counts in response fields or in the last
 //! event as well; the vendor's own usage is preferred. Legacy twin names carry the same numbers.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     CacheRead, CacheReadMetered, CacheWrite, CacheWriteMetered, Input, InputElsewhere, InputMetered, Output,
     OutputElsewhere, OutputMetered, Total,
@@ -78,6 +78,7 @@ pub static CONVERSE: Dialect = Dialect {
     terminal: &["metadata"],
     usage_on_request: false,
     usage: excluding_cache,
+    wire: Wire::Text,
 };
 
 /// InvokeModel of a vendor without a dialect of its own.
@@ -88,6 +89,7 @@ pub static INVOKE: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage: invoked,
+    wire: Wire::Text,
 };
 
 fn excluding_cache(counts: &Counts) -> Usage {

@@ -2,7 +2,7 @@
 //!
 //! `tokens` counts what the model saw, with Cohere's own preamble; `billed_units` is there alone for some operations.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -46,6 +46,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &["message-end", "stream-end"],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -6,8 +6,9 @@ use std::sync::OnceLock;
 
 use super::facts::{Counts, Field, Merge};
 use super::json::Paths;
+use super::request::Wanted;
 use super::{
-    anthropic_messages, batches, bedrock, cohere, embeddings, gemini, mcp, ollama, openai_chat,
+    anthropic_messages, batches, bedrock, cohere, embeddings, gemini, grpc, mcp, ollama, openai_chat,
     openai_responses,
 };
 use crate::exchange::Usage;
@@ -26,6 +27,22 @@ pub struct Dialect {
     pub usage_on_request: bool,
     /// Evens out what the counts mean.
     pub usage: fn(&Counts) -> Usage,
+    /// How it is written.
+    pub wire: Wire,
+}
+
+/// How a dialect is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wire {
+    /// Text: JSON, events or AWS messages, whichever the first bytes show.
+    Text,
+    /// Protobuf in gRPC messages: paths are of field numbers.
+    Protobuf {
+        /// Where the request names the model.
+        model: &'static str,
+        /// Whether several messages answer.
+        streamed: bool,
+    },
 }
 
 impl std::fmt::Debug for Dialect {
@@ -46,8 +63,18 @@ impl Dialect {
     }
 }
 
+impl Dialect {
+    /// The wanted paths of its requests, if they are not text.
+    pub fn asked(&'static self) -> Option<&'static Paths<Wanted>> {
+        static MADE: [OnceLock<Paths<Wanted>>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
+        let Wire::Protobuf { model, .. } = self.wire else { return None };
+        let place = ALL.iter().position(|dialect| std::ptr::eq(*dialect, self))?;
+        Some(MADE.get(place)?.get_or_init(|| Paths::new(&[(model, Wanted::Model)])))
+    }
+}
+
 /// Every dialect.
-pub static ALL: [&Dialect; 13] = [
+pub static ALL: [&Dialect; 19] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -61,6 +88,12 @@ pub static ALL: [&Dialect; 13] = [
     &embeddings::DIALECT,
     &batches::DIALECT,
     &mcp::DIALECT,
+    &grpc::XAI,
+    &grpc::XAI_STREAM,
+    &grpc::VERTEX,
+    &grpc::VERTEX_STREAM,
+    &grpc::GEMINI,
+    &grpc::GEMINI_STREAM,
 ];
 
 /// The dialect of this name.

@@ -1,6 +1,6 @@
 //! Embeddings, re-ranking and moderation of everybody who speaks like OpenAI: input tokens only.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, InputElsewhere, Total};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -26,6 +26,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

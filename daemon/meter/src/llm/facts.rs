@@ -92,6 +92,8 @@ pub enum Field {
     Kind,
     /// Why one choice ended.
     Finish,
+    /// The same as a number: its place among these words.
+    Code(&'static [&'static str]),
     /// State of the whole answer.
     Status,
     /// Name of a tool that is called.
@@ -202,6 +204,14 @@ impl Facts {
             }
             Field::Speed => self.fast |= text(value) == Some("fast"),
             Field::Kind => self.terminal |= text(value).is_some_and(|kind| terminal.contains(&kind)),
+            Field::Code(words) => {
+                let place = value.count().and_then(|code| usize::try_from(code).ok());
+                if let Some(word) = place.and_then(|place| words.get(place))
+                    && self.finish.len() < FINISH_REASONS_MAX
+                {
+                    self.finish.push((*word).into());
+                }
+            }
             Field::Finish => {
                 if let Some(word) = self.word(Place::FinishReasons, value)
                     && self.finish.len() < FINISH_REASONS_MAX

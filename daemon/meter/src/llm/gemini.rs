@@ -3,7 +3,7 @@
 //! `promptTokenCount` includes cached content and excludes what tools put in; `candidatesTokenCount` excludes thoughts.
 //! Every chunk of a stream has cumulative usage; a stream is events or one JSON array written piece by piece.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -65,6 +65,7 @@ pub static GENERATE: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 /// The interactions API.
@@ -75,6 +76,7 @@ pub static INTERACTIONS: Dialect = Dialect {
     terminal: &["interaction.completed", "interaction.complete", "done"],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

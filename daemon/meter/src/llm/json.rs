@@ -120,8 +120,8 @@ struct Node<F> {
 }
 
 /// Nothing below is wanted.
-const UNWANTED: u16 = u16::MAX;
-const ROOT: u16 = 0;
+pub(super) const UNWANTED: u16 = u16::MAX;
+pub(super) const ROOT: u16 = 0;
 
 impl<F: Copy> Paths<F> {
     /// Paths like `/choices/*/finish_reason`; `*` stands for every element of an array.
@@ -162,7 +162,7 @@ impl<F: Copy> Paths<F> {
         usize::from(fresh)
     }
 
-    fn member(&self, at: u16, key: &[u8]) -> u16 {
+    pub(super) fn member(&self, at: u16, key: &[u8]) -> u16 {
         let Some(node) = self.nodes.get(usize::from(at)) else { return UNWANTED };
         node.members.iter().find(|(name, _)| *name == key).map_or(UNWANTED, |(_, child)| *child)
     }
@@ -171,7 +171,12 @@ impl<F: Copy> Paths<F> {
         self.nodes.get(usize::from(at)).map_or(UNWANTED, |node| node.element)
     }
 
-    fn field(&self, at: u16) -> Option<F> {
+    /// Whether something below the node is wanted.
+    pub(super) fn is_inner(&self, at: u16) -> bool {
+        self.nodes.get(usize::from(at)).is_some_and(|node| !node.members.is_empty())
+    }
+
+    pub(super) fn field(&self, at: u16) -> Option<F> {
         self.nodes.get(usize::from(at)).and_then(|node| node.field)
     }
 }

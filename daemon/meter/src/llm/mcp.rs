@@ -3,7 +3,7 @@
 //!
 //! Source: <https://modelcontextprotocol.io/specification>, transports "Streamable HTTP" and "HTTP with SSE".
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
 use crate::http::{Header, header};
@@ -19,6 +19,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage: |_: &Counts| Usage::default(),
+    wire: Wire::Text,
 };
 
 /// Operations by method; a method that is not here is `mcp`.

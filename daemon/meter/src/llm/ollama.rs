@@ -1,6 +1,6 @@
 //! Ollama's own API: one JSON document per line, streamed unless told otherwise; the last one has the counts.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{Input, Output};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -25,6 +25,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &[],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -3,7 +3,7 @@
 //! Cached tokens are part of the input. Reasoning is part of the output, except where the provider's own total says
 //! that it comes on top (xAI). A stream carries usage in a late chunk, in several (the last counts), or not at all.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input,
     Output, Reasoning, ReasoningElsewhere, Total,
@@ -77,6 +77,7 @@ pub static DIALECT: Dialect = Dialect {
     terminal: &[],
     usage_on_request: true,
     usage,
+    wire: Wire::Text,
 };
 
 /// An answer whose request path is not known: chat completions or responses, whichever it turns out to be. Their usage
@@ -96,6 +97,7 @@ pub static EITHER: Dialect = Dialect {
     terminal: responses::DIALECT.terminal,
     usage_on_request: true,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

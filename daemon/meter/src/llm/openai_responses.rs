@@ -3,7 +3,7 @@
 //! Cached tokens are part of the input, reasoning of the output. A stream ends with an event that holds the whole
 //! answer; usage is always there, without being asked for.
 
-use super::dialect::Dialect;
+use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheWrite, ImageInput, ImageOutput, Input, Output, Reasoning, Total,
 };
@@ -68,6 +68,7 @@ pub static DIALECT: Dialect = Dialect {
     ],
     usage_on_request: false,
     usage,
+    wire: Wire::Text,
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -4,8 +4,9 @@ use std::sync::OnceLock;
 
 use memchr::memmem;
 
+use super::dialect::{Dialect, Wire};
 use super::json::{Paths, Scanner, Value, Visitor};
-use super::names;
+use super::{names, protobuf};
 use crate::exchange::{Place, Withheld};
 use crate::limits::JSON_TEXT_MAX;
 
@@ -91,6 +92,8 @@ impl Visitor<Wanted> for Asked {
 #[derive(Debug, Default)]
 pub struct Reader {
     scanner: Scanner,
+    /// Instead of it, for a request in protobuf.
+    protobuf: Option<Box<protobuf::Scanner>>,
     state: Sniffed,
     form: Form,
     asked: Asked,
@@ -108,6 +111,23 @@ enum Sniffed {
 }
 
 impl Reader {
+    /// A reader of requests in `dialect`.
+    pub fn new(dialect: Option<&'static Dialect>) -> Reader {
+        let protobuf = dialect.filter(|dialect| dialect.wire != Wire::Text).map(|_| Box::default());
+        Reader { protobuf, ..Reader::default() }
+    }
+
+    /// Takes the next bytes of a message in `dialect`.
+    pub fn push_message(&mut self, dialect: &'static Dialect, bytes: &[u8]) {
+        if let (Some(scanner), Some(paths)) = (&mut self.protobuf, dialect.asked()) {
+            scanner.push(paths, bytes, &mut self.asked);
+        }
+        // Google's requests name it as a resource: `projects/P/locations/L/publishers/google/models/gemini-2.5-pro`.
+        if let Some((_, name)) = self.asked.model.as_deref().and_then(|model| model.rsplit_once("models/")) {
+            self.asked.model = Some(name.into());
+        }
+    }
+
     /// Takes the next bytes.
     pub fn push(&mut self, bytes: &[u8]) {
         if self.state == Sniffed::Nothing {
@@ -136,6 +156,9 @@ impl Reader {
 
     /// Bytes are missing: what was read stands, nothing after them can be placed.
     pub fn gap(&mut self) {
+        if let Some(scanner) = &mut self.protobuf {
+            scanner.give_up();
+        }
         if self.scanner.documents() == 0 {
             self.state = Sniffed::Opaque;
         }

@@ -2,9 +2,10 @@
 
 use super::attempts::Attempt;
 use crate::directory::Operation;
-use crate::exchange::{Exchange, Reason, ToolUse, Usage};
+use crate::exchange::{Exchange, ProviderError, Reason, ToolUse, Usage};
 use crate::flow::Piece;
 use crate::http::body::Decoder;
+use crate::http::grpc::{self, Messages, Part};
 use crate::http::{End, Header, Key, ResponseHead, header};
 use crate::limits::{Budget, Lease};
 use crate::llm::answer::{Answer, Verdict};
@@ -32,12 +33,18 @@ pub(super) struct Open {
     by_shape: bool,
     asked: Reader,
     asked_coding: Decoder,
+    /// The framing of a request in gRPC.
+    asked_messages: Option<Box<Messages>>,
     attempt: Attempt,
     /// `None` while there is no response, and if no dialect reads it.
     answer: Option<Box<Answer>>,
     answer_coding: Decoder,
+    /// The framing of an answer in gRPC.
+    answer_messages: Option<Box<Messages>>,
     /// The path of the request could not be decoded.
     headless: bool,
+    /// What a head or trailers say of a call that failed.
+    failure: Option<ProviderError>,
     /// Why the answer cannot be read to its end.
     unreadable: Option<Reason>,
     /// The response says that it is a stream of events.
@@ -64,12 +71,15 @@ impl Open {
             exchange,
             dialect: operation.dialect,
             by_shape: operation.by_shape,
-            asked: Reader::default(),
+            asked: Reader::new(operation.dialect),
             asked_coding: Decoder::new(headers, budget),
+            asked_messages: Messages::of(headers, budget).map(Box::new),
             attempt,
             answer: None,
             answer_coding: Decoder::default(),
+            answer_messages: None,
             headless: false,
+            failure: None,
             unreadable: None,
             labelled_stream: false,
             coding_unknown: None,
@@ -99,12 +109,26 @@ impl Open {
             Piece::Bytes(bytes) => {
                 self.attempt.push(bytes);
                 let asked = &mut self.asked;
+                if let (Some(messages), Some(dialect)) = (&mut self.asked_messages, self.dialect) {
+                    let read = messages.push(bytes, &mut |part| {
+                        if let Part::Data(data) = part {
+                            asked.push_message(dialect, data);
+                        }
+                    });
+                    if read.is_err() {
+                        self.asked.gap();
+                    }
+                    return;
+                }
                 // What cannot be decoded is not known; the request's framing is not affected.
                 if self.asked_coding.push(bytes, &mut |part| asked.push(part)).is_err() {
                     self.asked.gap();
                 }
             }
-            Piece::Gap(_) => {
+            Piece::Gap(lost) => {
+                if let Some(messages) = &mut self.asked_messages {
+                    messages.gap(lost);
+                }
                 self.attempt.gap();
                 self.asked_coding.gap();
                 self.asked.gap();
@@ -145,7 +169,9 @@ impl Open {
         let label = header(headers, "content-type").unwrap_or("");
         self.labelled_stream =
             label.get(..17).is_some_and(|label| label.eq_ignore_ascii_case("text/event-stream"));
+        self.refuse(headers);
         let Some(answer) = &mut self.answer else { return };
+        self.answer_messages = Messages::of(headers, budget).map(Box::new);
         self.answer_coding = Decoder::new(headers, budget);
         let told = header(headers, "content-encoding").is_some();
         self.coding_unknown = (!head.whole && !told).then(|| budget.clone());
@@ -165,20 +191,42 @@ impl Open {
         {
             self.answer_coding = Decoder::guess(*first, &budget);
         }
-        let unreadable = match data {
-            Piece::Bytes(bytes) if self.unreadable.is_none() => {
+        let unreadable = match (data, &mut self.answer_messages) {
+            (Piece::Bytes(bytes), Some(messages)) if self.unreadable.is_none() => {
+                let mut take = |part: Part<'_>| match part {
+                    Part::Data(data) => answer.push(data, now),
+                    Part::End => answer.message_end(now),
+                };
+                messages.push(bytes, &mut take).err()
+            }
+            (Piece::Gap(lost), Some(messages)) => match messages.gap(lost) {
+                true => {
+                    answer.gap();
+                    None
+                }
+                false => Some(Reason::Gap),
+            },
+            (Piece::Bytes(bytes), None) if self.unreadable.is_none() => {
                 self.answer_coding.push(bytes, &mut |part| answer.push(part, now)).err()
             }
-            Piece::Bytes(_) => None,
-            Piece::Gap(_) if self.answer_coding.gap() => {
+            (Piece::Bytes(_), _) => None,
+            (Piece::Gap(_), None) if self.answer_coding.gap() => {
                 answer.gap();
                 None
             }
-            Piece::Gap(_) => Some(Reason::Gap),
+            (Piece::Gap(_), None) => Some(Reason::Gap),
         };
         if let Some(reason) = unreadable {
             self.unreadable.get_or_insert(reason);
             answer.gap();
+        }
+    }
+
+    /// Notes that the call failed, if these fields of its head or trailers say so.
+    pub(super) fn refuse(&mut self, headers: &[Header<'_>]) {
+        if let Some((code, class)) = grpc::failure(headers) {
+            let error = ProviderError { class: Some(class.into()), code: Some(code.to_string().into()) };
+            self.failure = Some(error);
         }
     }
 
@@ -204,6 +252,7 @@ impl Open {
             labelled_stream,
             response,
             headless,
+            failure,
             ..
         } = self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
@@ -245,6 +294,7 @@ impl Open {
             let tool = |name: &str| ToolUse { name: name.into(), calls: Some(1) };
             exchange.tools.extend(asked.subject.as_deref().map(tool));
         }
+        exchange.error = failure.or(exchange.error);
         if exchange.status.is_some_and(|status| status >= 400) {
             exchange.error.get_or_insert_default();
         }

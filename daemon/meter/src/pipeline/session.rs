@@ -489,6 +489,12 @@ impl Sink for Meter<'_> {
         }
     }
 
+    fn trailers(&mut self, key: Key, headers: &[Header<'_>]) {
+        if let Some(open) = self.state.find(key) {
+            open.refuse(headers);
+        }
+    }
+
     fn response_end(&mut self, key: Key, end: End) {
         let now = self.now;
         if let Some(open) = self.state.find(key) {

@@ -14,16 +14,16 @@ pub(crate) struct Pieces {
 pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     match line.protocol.as_str() {
         "websocket" => return vec![("ws", None), ("ws-cut", None)],
-        "grpc" => return vec![("grpc", None), ("grpc-cut", None)],
+        "grpc" => return grpc(line),
         _ => {}
     }
     let (sent, received) = (request(line), response(line));
     let mut random = Random::new(&line.id);
     let cut = Pieces { sent: random.cut(&sent), received: random.cut(&received) };
-    let (sent2, received2) = (frames(&mut random, &request_fields(line), &line.request_body, true), {
+    let (sent2, received2) = (frames(&mut random, &request_fields(line), &line.request_body, &[], true), {
         let body =
             if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
-        frames(&mut random, &response_fields(line), body, false)
+        frames(&mut random, &response_fields(line), body, &[], false)
     });
     let cut2 = Pieces { sent: random.cut(&sent2), received: random.cut(&received2) };
     vec![
@@ -32,6 +32,16 @@ pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
         ("h2", Some(Pieces { sent: vec![sent2], received: vec![received2] })),
         ("h2-cut", Some(cut2)),
     ]
+}
+
+/// gRPC: HTTP/2 with trailers.
+fn grpc(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
+    let mut random = Random::new(&line.id);
+    let sent = frames(&mut random, &request_fields(line), &line.request_body, &[], true);
+    let trailers = [("grpc-status".to_owned(), "0".to_owned())];
+    let received = frames(&mut random, &response_fields(line), &line.response_body, &trailers, false);
+    let cut = Pieces { sent: random.cut(&sent), received: random.cut(&received) };
+    vec![("grpc", Some(Pieces { sent: vec![sent], received: vec![received] })), ("grpc-cut", Some(cut))]
 }
 
 /// Scheme, authority and target of the URL.
@@ -141,7 +151,13 @@ fn add_fields(fields: &mut Vec<(String, String)>, recorded: &[(String, String)],
 
 /// One direction of a connection with one stream: settings, a head block in one frame or several, padded and plain
 /// data, and what else may stand between.
-fn frames(random: &mut Random, fields: &[(String, String)], body: &[u8], client: bool) -> Vec<u8> {
+fn frames(
+    random: &mut Random,
+    fields: &[(String, String)],
+    body: &[u8],
+    trailers: &[(String, String)],
+    client: bool,
+) -> Vec<u8> {
     let mut bytes = if client { b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec() } else { Vec::new() };
     frame(&mut bytes, 4, 0, 0, &[0, 3, 0, 0, 0, 100]);
     frame(&mut bytes, 8, 0, 0, &[0, 1, 0, 0]);
@@ -160,7 +176,7 @@ fn frames(random: &mut Random, fields: &[(String, String)], body: &[u8], client:
     }
     let split = if random.below(2) == 0 { block.len() } else { random.below(block.len()) };
     let (first, second) = block.split_at(split);
-    let end = u8::from(body.is_empty());
+    let end = u8::from(body.is_empty() && trailers.is_empty());
     if second.is_empty() {
         frame(&mut bytes, 1, end | 4, 1, first);
     } else {
@@ -171,7 +187,7 @@ fn frames(random: &mut Random, fields: &[(String, String)], body: &[u8], client:
     let mut rest = body;
     while !rest.is_empty() {
         let (part, later) = rest.split_at((1 + random.below(8000)).min(rest.len()));
-        let end = u8::from(later.is_empty());
+        let end = u8::from(later.is_empty() && trailers.is_empty());
         if random.below(3) == 0 {
             let padding = random.below(200);
             let padded = [&[u8::try_from(padding).unwrap_or(0)], part, &vec![0; padding]].concat();
@@ -181,6 +197,19 @@ fn frames(random: &mut Random, fields: &[(String, String)], body: &[u8], client:
             frame(&mut bytes, 0, end, 1, part);
         }
         rest = later;
+    }
+    if !trailers.is_empty() {
+        let mut block = Vec::new();
+        for text in trailers.iter().flat_map(|(name, value)| [None, Some(name), Some(value)]) {
+            match text {
+                None => block.push(0x00),
+                Some(text) => {
+                    integer(&mut block, 7, text.len());
+                    block.extend_from_slice(text.as_bytes());
+                }
+            }
+        }
+        frame(&mut bytes, 1, 1 | 4, 1, &block);
     }
     frame(&mut bytes, 4, 1, 0, &[]);
     bytes
