@@ -2,6 +2,7 @@
 
 mod answers;
 mod facts;
+mod grpc;
 mod harness;
 mod http1;
 mod http2;
