@@ -4,9 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
 
 use e2e::clients::{self, Call, Client};
-use e2e::daemon::Daemon;
+use e2e::daemon::{Daemon, PATIENCE, pause};
+use e2e::disk::Disk;
 use e2e::needs_kernel;
 use nix::sys::signal::Signal;
 use serde_json::Value;
@@ -109,6 +111,54 @@ fn stopped_processes_make_nobody_wait() {
         assert!(reports.len() == calls.len() && reports.iter().all(clients::Report::ok), "{reports:?}");
         nix::sys::signal::kill(pid, Signal::SIGCONT).expect("a go");
     }
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+/// The disk of the state directory stops answering: the application's calls do not notice, status and doctor answer at
+/// once and say so, questions are refused within seconds, and afterwards every call is there.
+#[test]
+fn a_wedged_disk_holds_up_neither_calls_nor_answers() {
+    needs_kernel!("a_wedged_disk_holds_up_neither_calls_nor_answers");
+    let lab = Lab::new(&["http/1.1"]);
+    let mut disk = Disk::mount(&lab.path().join("state")).expect("a disk of its own");
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let call = |seeds: std::ops::Range<u64>| {
+        let calls: Vec<Call> = seeds.map(|seed| Call::new("chat", true, 400_000 + seed)).collect();
+        let (_, reports) =
+            clients::run(Client::PythonOpenai, &lab.world, lab.path(), &calls).expect("reports");
+        assert!(reports.len() == calls.len() && reports.iter().all(clients::Report::ok), "{reports:?}");
+    };
+    call(0..10);
+    daemon.calls_until(|calls| calls.len() >= 10).expect("the calls before");
+
+    disk.freeze().expect("a frozen disk");
+    call(10..20);
+    let ask = |arguments: &[&str]| {
+        let started = Instant::now();
+        let output = daemon.venturi(arguments).expect("venturi");
+        (output.status.code(), String::from_utf8_lossy(&output.stdout).into_owned(), started.elapsed())
+    };
+    let at_once = Duration::from_secs(2);
+    let started = Instant::now();
+    loop {
+        let (code, text, took) = ask(&["status"]);
+        assert!(took < at_once, "status took {took:?}");
+        if text.contains("store_stuck") {
+            assert_eq!(code, Some(3), "{text}");
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "never said to be stuck: {text}");
+        pause();
+    }
+    let (code, text, took) = ask(&["doctor"]);
+    assert!(code == Some(3) && text.contains("store_stuck") && took < at_once, "{code:?} {took:?} {text}");
+    let (code, _, took) = ask(&["calls"]);
+    assert!(code == Some(1) && took < at_once, "{code:?} {took:?}");
+    call(20..30);
+
+    disk.thaw().expect("a thawed disk");
+    daemon.calls_until(|calls| calls.len() >= 30).expect("every call");
+    assert_eq!(ask(&["status"]).0, Some(0));
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }
 

@@ -7,6 +7,7 @@
 pub mod ca;
 pub mod clients;
 pub mod daemon;
+pub mod disk;
 pub mod elf;
 pub mod lab;
 pub mod provider;

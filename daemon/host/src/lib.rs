@@ -17,6 +17,7 @@ pub mod shards;
 mod source;
 pub mod supervise;
 pub mod telemetry;
+mod upkeep;
 pub mod writer;
 
 use std::path::{Path, PathBuf};
@@ -26,8 +27,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::watch;
 
-use api::Serving;
 use api::access::Access;
+use api::{Questions, Serving};
 use capture::status::realtime;
 use config::Config;
 use error::Failure;
@@ -40,8 +41,10 @@ pub const DEFAULT_SOCKET: &str = "/run/venturi/venturid.sock";
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/venturi";
 /// Threads that wait for clients. The work of a question is done elsewhere.
 const API_THREADS: usize = 2;
-/// Questions to the store that run at once; each may hold a page of records. More than a wedged disk will hold up.
-const QUESTION_THREADS: usize = 16;
+/// Questions to the store that run at once; each may hold a page of records.
+const QUESTIONS_MAX: usize = 12;
+/// Threads for questions. Some are left when the disk holds up as many as there may be: status waits for no disk.
+const QUESTION_THREADS: usize = QUESTIONS_MAX + 4;
 /// How long a thread waits for the next question before it ends.
 const QUESTION_THREAD_IDLE: Duration = Duration::from_secs(5);
 
@@ -101,6 +104,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     // ---- Nothing below this line has a right, and only below it are there threads.
 
     let stores = store::open(prepared, store_options(&config));
+    let _upkeep = upkeep::spawn(stores.clone())?;
     let metering = metering::Shared::new(&config, &stores)?;
     let (records, writer) = writer::spawn(stores.clone())?;
     let (stop, stopping) = watch::channel(false);
@@ -121,8 +125,14 @@ pub fn run(options: &Options) -> Result<(), Failure> {
         first_seen: Default::default(),
     });
     let access = Access::new(&config, group);
-    let serving =
-        Arc::new(Serving { stores, hub: Arc::clone(&writer.hub), access, telemetry, stop: stopping });
+    let serving = Arc::new(Serving {
+        stores,
+        hub: Arc::clone(&writer.hub),
+        access,
+        telemetry,
+        questions: Questions::new(QUESTIONS_MAX),
+        stop: stopping,
+    });
     let capture_lost = capture.lost();
     let running =
         Running { capture, stop_capture: source::Running::stop, capture_lost, writer, serving, stop };
@@ -147,8 +157,9 @@ pub fn run(options: &Options) -> Result<(), Failure> {
 }
 
 fn store_options(config: &Config) -> store::Options {
-    let config::Store { cache_bytes, reserve_bytes } = config.store;
-    store::Options { cache_bytes, reserve_bytes, ..store::Options::default() }
+    let config::Store { cache_bytes, reserve_bytes, retention } = config.store;
+    let retention_of = config.tenants.iter().map(|tenant| (tenant.name.clone(), tenant.retention)).collect();
+    store::Options { cache_bytes, reserve_bytes, retention, retention_of, ..store::Options::default() }
 }
 
 #[cfg(test)]

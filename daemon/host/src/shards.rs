@@ -12,7 +12,6 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use meter::workload::{ProcessKey, Workload};
 use crate::capture::event::SessionIdentity;
 use crate::capture::mailbox::Mailbox;
 use crate::capture::status::{CaptureStatus, Loss, monotonic};
+use crate::writer::RecordSender;
 
 /// Plaintext that may wait in front of one shard: as much as the kernel's content ring holds.
 const WAITING_BYTES_MAX: usize = 16 << 20;
@@ -42,8 +42,8 @@ const ENDED_MAX: usize = 1024;
 const TOLD_MAX: usize = 16_384;
 /// Longest sleep of an idle shard.
 const IDLE: Duration = Duration::from_secs(1);
-/// How long a shard waits for a writer that takes nothing: a record is worth more than a chunk.
-const WRITER_PATIENCE: Duration = Duration::from_secs(2);
+/// Messages that may wait in front of one shard: beyond it the shard cannot know any more what is open.
+const WAITING_MAX: usize = 65_536;
 
 /// What a shard drives; [`meter::pipeline::Pipeline`] in the product.
 pub trait Meter {
@@ -214,12 +214,13 @@ impl Shards {
     pub fn start<M: Meter + 'static>(
         count: usize,
         make: impl Fn(usize) -> M + Send + Sync + 'static,
-        writer: SyncSender<Box<Record>>,
+        writer: RecordSender,
         status: Arc<CaptureStatus>,
     ) -> anyhow::Result<Shards> {
         let make = Arc::new(make);
         let decisions = DecisionSink::default();
-        let mailboxes: Arc<[_]> = (0..count.max(1)).map(|_| Mailbox::new(WAITING_BYTES_MAX)).collect();
+        let mailboxes: Arc<[_]> =
+            (0..count.max(1)).map(|_| Mailbox::new(WAITING_BYTES_MAX, WAITING_MAX)).collect();
         let next_session = Arc::new(AtomicU64::new(1));
         let mut threads = Vec::new();
         for (index, mailbox) in mailboxes.iter().enumerate() {
@@ -284,12 +285,19 @@ impl ShardSenders {
 
     /// Tells the shard of a session.
     pub fn session(&self, identity: &SessionIdentity, message: ToShard) {
-        self.of_session(identity).post(message);
+        self.deliver(self.of_session(identity), message);
     }
 
     /// Tells the shard of a process.
     pub fn process(&self, process: ProcessKey, message: ToShard) {
-        self.at(hash(&process)).post(message);
+        self.deliver(self.at(hash(&process)), message);
+    }
+
+    /// A message that gets no room leaves the shard in doubt about its sessions; it gives them up.
+    fn deliver(&self, mailbox: &Mailbox<ToShard>, message: ToShard) {
+        if mailbox.deliver(message).is_err() {
+            self.status.lost(Loss::ShardOverrun, 1);
+        }
     }
 
     fn of_session(&self, identity: &SessionIdentity) -> &Mailbox<ToShard> {
@@ -311,7 +319,7 @@ struct Shard {
     sessions: Sessions,
     decisions: DecisionSink,
     told: HashSet<(ProcessKey, Arc<str>)>,
-    writer: SyncSender<Box<Record>>,
+    writer: RecordSender,
     status: Arc<CaptureStatus>,
 }
 
@@ -321,8 +329,13 @@ impl Shard {
         let mut batch = Vec::new();
         loop {
             let patience = self.patience(&meter, monotonic());
-            self.mailbox.take(patience, &mut batch);
+            let complete = self.mailbox.take(patience, &mut batch);
             let mut stop = false;
+            if !complete {
+                tracing::error!("a shard was overrun: its sessions are given up");
+                self.sessions.forget_all();
+                meter = make();
+            }
             let mut messages = batch.drain(..).map(|(message, _)| message);
             // A panic leaves the rest of the batch in `messages`: it is handed to the new pipeline.
             while !stop {
@@ -391,7 +404,7 @@ impl Shard {
                 Output::Record(record) => {
                     self.status.recorded(&record);
                     self.tell_host(&record);
-                    self.write(record);
+                    self.writer.send(record);
                 }
                 Output::Verdict { session, verdict } => {
                     if let (Some(identity), Some(sink)) =
@@ -402,23 +415,6 @@ impl Shard {
                 }
                 Output::Lost { reason, bytes, .. } => self.status.unmetered(reason, bytes),
             }
-        }
-    }
-}
-
-impl Shard {
-    /// Waits a little for a writer that is behind; then the record is counted as lost.
-    fn write(&self, mut record: Box<Record>) {
-        let pause = Duration::from_millis(5);
-        let mut waited = Duration::ZERO;
-        loop {
-            match self.writer.try_send(record) {
-                Ok(()) => return,
-                Err(TrySendError::Full(back)) if waited < WRITER_PATIENCE => record = back,
-                Err(_) => return self.status.lost(Loss::WriterFull, 1),
-            }
-            std::thread::sleep(pause);
-            waited += pause;
         }
     }
 }

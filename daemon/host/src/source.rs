@@ -7,11 +7,9 @@
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use meter::record::Record;
 use tokio::sync::Notify;
 
 use crate::Options;
@@ -26,6 +24,7 @@ use crate::replay::{Recording, Replay};
 use crate::resolve::{AttacherFiles, Resolver};
 use crate::shards::{self, Shards};
 use crate::telemetry::{CaptureMode, Degradation};
+use crate::writer::RecordSender;
 
 /// Where processes are read.
 const PROC: &str = "/proc";
@@ -123,7 +122,7 @@ impl Source {
         self,
         config: &Config,
         metering: &metering::Shared,
-        records: SyncSender<Box<Record>>,
+        records: RecordSender,
     ) -> anyhow::Result<Running> {
         let status = CaptureStatus::new();
         let lost = Arc::new(Notify::new());
@@ -181,7 +180,7 @@ impl Source {
 
 fn start_shards(
     metering: &metering::Shared,
-    records: SyncSender<Box<Record>>,
+    records: RecordSender,
     status: &Arc<CaptureStatus>,
 ) -> anyhow::Result<Shards> {
     let pipelines = metering.clone();

@@ -119,6 +119,29 @@ pub enum Degradation {
         /// What the store says.
         detail: String,
     },
+    /// A tenant has no database at the moment.
+    StoreFailed {
+        /// Which.
+        tenant: String,
+        /// What the store says.
+        detail: String,
+    },
+    /// A tenant's disk does not answer.
+    StoreStuck {
+        /// Which.
+        tenant: String,
+        /// Since when.
+        since: UnixNanos,
+    },
+    /// A database is several times as large as what is in it.
+    StoreBloated {
+        /// Whose.
+        tenant: String,
+        /// Bytes on disk.
+        disk_bytes: u64,
+        /// Bytes of records.
+        records_bytes: u64,
+    },
     /// A flush may not survive power loss.
     NotDurable {
         /// Which tenant.
@@ -152,6 +175,9 @@ impl Degradation {
             Degradation::Replaying => "replaying".into(),
             Degradation::NotConfined => "not_confined".into(),
             Degradation::Quarantined { .. } => "store_quarantined".into(),
+            Degradation::StoreFailed { .. } => "store_failed".into(),
+            Degradation::StoreStuck { .. } => "store_stuck".into(),
+            Degradation::StoreBloated { .. } => "store_bloated".into(),
             Degradation::NotDurable { .. } => "not_durable".into(),
             Degradation::NotStoring { .. } => "not_storing".into(),
             Degradation::StalePrices => "stale_prices".into(),
@@ -165,8 +191,21 @@ impl Degradation {
         match self {
             Degradation::Capture(Limit::NoUprobeMulti | Limit::NoWarmEvent | Limit::MainNeedsCapBpf, _)
             | Degradation::NotConfined
+            | Degradation::StoreBloated { .. }
             | Degradation::StalePrices => Severity::Note,
             _ => Severity::Degraded,
+        }
+    }
+
+    /// The tenant whose business it is, if it is not the node's.
+    pub fn tenant(&self) -> Option<&str> {
+        match self {
+            Degradation::Quarantined { tenant, .. }
+            | Degradation::StoreFailed { tenant, .. }
+            | Degradation::StoreStuck { tenant, .. }
+            | Degradation::StoreBloated { tenant, .. }
+            | Degradation::NotDurable { tenant, .. } => Some(tenant),
+            _ => None,
         }
     }
 
@@ -197,6 +236,24 @@ impl Degradation {
             Degradation::Quarantined { tenant, detail } => (
                 format!("older records of tenant {tenant} are not shown: {detail}"),
                 "look at the database that was moved aside in the state directory",
+            ),
+            Degradation::StoreFailed { tenant, detail } => (
+                format!("records of tenant {tenant} are counted, not stored, and none are shown: {detail}"),
+                "nothing if it passes: the database is tried again by itself; else see the state directory's disk",
+            ),
+            Degradation::StoreStuck { tenant, .. } => (
+                format!(
+                    "the disk does not answer: records of tenant {tenant} wait, then are counted, and none are shown"
+                ),
+                "look at the disk of the state directory; storing goes on by itself",
+            ),
+            Degradation::StoreBloated { tenant, disk_bytes, records_bytes } => (
+                format!(
+                    "the database of tenant {tenant} takes {} MiB for {} MiB of records",
+                    disk_bytes >> 20,
+                    records_bytes >> 20
+                ),
+                "nothing is missing; it gives back space by and by, a restart helps",
             ),
             Degradation::NotDurable { tenant, detail } => (
                 format!("records of tenant {tenant} may be lost with the machine's power: {detail}"),
@@ -320,11 +377,23 @@ impl Telemetry {
         }
         for state in self.stores.states() {
             let tenant = state.tenant.as_str().to_owned();
-            if state.state == StoreState::Quarantined {
-                all.push(Degradation::Quarantined { tenant: tenant.clone(), detail: state.detail.clone() });
+            if let Some(stuck_for) = state.stuck_for {
+                let nanos = u64::try_from(stuck_for.as_nanos()).unwrap_or(u64::MAX);
+                let since = UnixNanos(now.0.saturating_sub(nanos));
+                all.push(Degradation::StoreStuck { tenant: tenant.clone(), since });
             }
-            if state.durability == Durability::Degraded {
-                all.push(Degradation::NotDurable { tenant, detail: state.detail });
+            let detail = state.detail;
+            match state.state {
+                StoreState::Quarantined => all.push(Degradation::Quarantined { tenant, detail }),
+                StoreState::Failed => all.push(Degradation::StoreFailed { tenant, detail }),
+                _ if state.durability == Durability::Degraded => {
+                    all.push(Degradation::NotDurable { tenant, detail });
+                }
+                _ if is_bloated(state.database_bytes, state.records_bytes) => {
+                    let (disk_bytes, records_bytes) = (state.database_bytes, state.records_bytes);
+                    all.push(Degradation::StoreBloated { tenant, disk_bytes, records_bytes });
+                }
+                _ => {}
             }
         }
         all.extend(self.writer.trouble().map(|error| Degradation::NotStoring { why: error.to_string() }));
@@ -340,9 +409,21 @@ impl Telemetry {
         first_seen.retain(|kind, _| kinds.contains(kind));
         all.into_iter()
             .zip(kinds)
-            .map(|(entry, kind)| (entry, *first_seen.entry(kind).or_insert(now)))
+            .map(|(entry, kind)| {
+                let since = match entry {
+                    Degradation::StoreStuck { since, .. } => since,
+                    _ => *first_seen.entry(kind).or_insert(now),
+                };
+                (entry, since)
+            })
             .collect()
     }
+}
+
+/// A database of any size has some dead pages; beyond three times its records something is wrong with its cleaning.
+fn is_bloated(database_bytes: u64, records_bytes: u64) -> bool {
+    const ALWAYS_FINE: u64 = 64 << 20;
+    database_bytes > ALWAYS_FINE.saturating_add(records_bytes.saturating_mul(3))
 }
 
 #[cfg(test)]

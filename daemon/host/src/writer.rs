@@ -1,15 +1,15 @@
 //! Records to the store, in batches, on a thread of its own; only what is flushed is made known to watchers.
 //!
 //! A record is *acknowledged* once anybody was shown it. The thread shows nothing before `Stores::commit` has said that
-//! it is durable, so an acknowledged record survives kill -9. [`RecordSender::send`] never blocks: when the disk is
-//! wedged the channel fills and records are dropped and counted, and capture goes on.
+//! it is durable, so an acknowledged record survives kill -9. [`RecordSender::send`] never waits: when the disk is
+//! wedged the queue fills and records are dropped and counted, and capture goes on.
 //!
 //! [`Hub`] is what watchers follow: the ids of committed records in commit order. A watcher that falls behind the
 //! hub's memory reads the store again (`api::watch`); the hub never waits for one.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -30,9 +30,9 @@ const BATCH_WAIT: Duration = Duration::from_millis(2);
 const HUB_MAX: usize = 32_768;
 
 /// Starts the thread. It ends when every clone of the sender is gone and everything sent is committed.
-pub fn spawn(stores: Stores) -> anyhow::Result<(SyncSender<Box<Record>>, Writer)> {
-    let (sender, receiver) = sync_channel(QUEUE_MAX);
-    let figures = Arc::new(Figures::default());
+pub fn spawn(stores: Stores) -> anyhow::Result<(RecordSender, Writer)> {
+    let (sender, receiver) = queue();
+    let figures = Arc::clone(&sender.figures);
     let hub = Arc::new(Hub::default());
     let thread = {
         let (figures, hub) = (Arc::clone(&figures), Arc::clone(&hub));
@@ -40,6 +40,33 @@ pub fn spawn(stores: Stores) -> anyhow::Result<(SyncSender<Box<Record>>, Writer)
         std::thread::Builder::new().name("writer".into()).spawn(run).context("starting the writer thread")?
     };
     Ok((sender, Writer { thread, figures, hub }))
+}
+
+/// The queue to the writer, and its other end.
+pub fn queue() -> (RecordSender, Receiver<Box<Record>>) {
+    let (queue, receiver) = sync_channel(QUEUE_MAX);
+    (RecordSender { queue, figures: Arc::default() }, receiver)
+}
+
+/// Hands records to the writer.
+#[derive(Clone, Debug)]
+pub struct RecordSender {
+    queue: SyncSender<Box<Record>>,
+    figures: Arc<Figures>,
+}
+
+impl RecordSender {
+    /// Hands a record over; drops and counts it when as many wait as may. Never waits.
+    pub fn send(&self, record: Box<Record>) {
+        self.figures.taken.fetch_add(1, Ordering::Relaxed);
+        match self.queue.try_send(record) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_)) => drop(self.figures.queue_full.fetch_add(1, Ordering::Relaxed)),
+            Err(TrySendError::Disconnected(_)) => {
+                self.figures.writer_gone.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+    }
 }
 
 /// The thread, as its owner sees it.
@@ -70,6 +97,8 @@ impl Writer {
 #[derive(Debug, Default)]
 pub struct Figures {
     taken: AtomicU64,
+    queue_full: AtomicU64,
+    writer_gone: AtomicU64,
     committed: AtomicU64,
     duplicates: AtomicU64,
     batches: AtomicU64,
@@ -82,7 +111,7 @@ pub struct Figures {
 }
 
 impl Figures {
-    /// Records that were taken from the queue and are neither committed nor dropped.
+    /// Records that were handed over and are neither committed nor dropped.
     pub fn pending(&self) -> u64 {
         let done =
             self.committed.load(Ordering::Relaxed) + self.duplicates.load(Ordering::Relaxed) + self.lost();
@@ -95,8 +124,10 @@ impl Figures {
     }
 
     /// Records dropped, by reason.
-    pub fn losses(&self) -> [(&'static str, u64); 3] {
+    pub fn losses(&self) -> [(&'static str, u64); 5] {
         [
+            ("writer_full", self.queue_full.load(Ordering::Relaxed)),
+            ("writer_gone", self.writer_gone.load(Ordering::Relaxed)),
             ("disk_full", self.disk_full.load(Ordering::Relaxed)),
             ("store_failed", self.store_failed.load(Ordering::Relaxed)),
             ("no_store_for_tenant", self.no_store.load(Ordering::Relaxed)),
@@ -155,7 +186,6 @@ impl Figures {
 fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, hub: &Hub) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while collect(queue, &mut batch) {
-        figures.taken.fetch_add(batch.len() as u64, Ordering::Relaxed);
         let started = Instant::now();
         let outcome = stores.commit(&batch);
         figures.absorb(&outcome, started.elapsed());
@@ -303,6 +333,22 @@ mod tests {
         assert_eq!(hub.position(), HUB_MAX as u64 + 3);
     }
 
+    /// As when the disk is wedged: nobody takes anything, and nobody waits.
+    #[test]
+    fn a_full_queue_drops_and_counts() {
+        let (sender, receiver) = queue();
+        let some = 5;
+        for number in 0..QUEUE_MAX as u64 + some {
+            sender.send(Box::new(crate::api::tests::call("default", number)));
+        }
+        let figures = Arc::clone(&sender.figures);
+        assert!(figures.losses().contains(&("writer_full", some)));
+        assert_eq!((figures.lost(), figures.pending()), (some, QUEUE_MAX as u64));
+        drop(receiver);
+        sender.send(Box::new(crate::api::tests::call("default", 0)));
+        assert!(figures.losses().contains(&("writer_gone", 1)));
+    }
+
     #[test]
     fn failures_are_counted_by_reason_and_remembered_until_they_pass() {
         let figures = Figures::default();
@@ -310,7 +356,7 @@ mod tests {
         let mut failed = outcome("a", 0..3);
         failed.tenants[0].result = Err(CommitError::DiskFull { free: 1, reserve: 2 });
         figures.absorb(&failed, Duration::ZERO);
-        assert_eq!(figures.losses()[0], ("disk_full", 3));
+        assert!(figures.losses().contains(&("disk_full", 3)));
         assert_eq!(figures.trouble(), Some(CommitError::DiskFull { free: 1, reserve: 2 }));
         assert_eq!(figures.pending(), 4);
         figures.absorb(&outcome("a", 3..7), Duration::ZERO);

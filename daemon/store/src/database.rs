@@ -9,6 +9,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+
 use crate::durable;
 use crate::state::Durability;
 
@@ -25,7 +27,7 @@ impl Failed {
         Failed { detail: detail.into(), surroundings: false }
     }
 
-    fn around(detail: impl Into<String>) -> Failed {
+    pub(crate) fn around(detail: impl Into<String>) -> Failed {
         Failed { detail: detail.into(), surroundings: true }
     }
 }
@@ -65,11 +67,15 @@ impl Database {
         fenced(|| self.db.contains_key(key))
     }
 
-    /// Applies the rows, all or none of them even across a crash, without waiting for the disk.
-    pub(crate) fn apply(&self, rows: Vec<(Vec<u8>, Vec<u8>)>) -> Result<(), Failed> {
+    /// Applies the rows, all or none of them even across a crash, without waiting for the disk. A row without a value
+    /// is removed.
+    pub(crate) fn apply(&self, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), Failed> {
         let mut batch = sled::Batch::default();
         for (key, value) in rows {
-            batch.insert(key, value);
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
         }
         fenced(|| self.db.apply_batch(batch.clone()))
     }
@@ -135,6 +141,23 @@ fn remove_unfinished_snapshots(path: &Path) -> std::io::Result<()> {
         }
     }
     if removed { File::open(path)?.sync_all() } else { Ok(()) }
+}
+
+/// Closes a database that failed, so that it can be opened again as after a power loss: what its files hold in memory
+/// and the disk never took (the kernel marks it clean after a failed `fsync`) is forgotten, not read back as if it were
+/// stored.
+pub(crate) fn close_failed(database: Database, path: &Path) {
+    if catch_unwind(AssertUnwindSafe(move || drop(database))).is_err() {
+        tracing::debug!("sled panicked while closing a failed database");
+    }
+    for name in ["db", "conf"] {
+        let forgotten = File::open(path.join(name)).map_err(|_| ()).and_then(|file| {
+            posix_fadvise(&file, 0, 0, PosixFadviseAdvice::POSIX_FADV_DONTNEED).map_err(|_| ())
+        });
+        if forgotten.is_err() {
+            tracing::debug!(name, "the kernel's copy of a failed database's file was kept");
+        }
+    }
 }
 
 /// Moves the database in `path` aside and says where to.

@@ -30,9 +30,19 @@ extern "C" fn sync_file_range(fd: RawFd, _offset: i64, _length: i64, _flags: lib
     -1
 }
 
+/// Inode of the file whose `fsync` fails, in tests: the one place through which everything of a store reaches the disk.
+#[cfg(test)]
+pub(crate) static BROKEN_INODE: AtomicU64 = AtomicU64::new(0);
+
 /// The system call, counted while a self-check watches the file.
 #[unsafe(no_mangle)]
 extern "C" fn fsync(fd: RawFd) -> libc::c_int {
+    #[cfg(test)]
+    if is_inode(fd, BROKEN_INODE.load(Ordering::Relaxed)) {
+        // SAFETY: the calling thread's errno is always writable.
+        unsafe { *libc::__errno_location() = libc::EIO };
+        return -1;
+    }
     // SAFETY: fsync takes a descriptor and touches no memory of ours.
     let result = unsafe { libc::syscall(libc::SYS_fsync, fd) };
     if result == 0 {
@@ -43,15 +53,18 @@ extern "C" fn fsync(fd: RawFd) -> libc::c_int {
 }
 
 fn count_if_watched(fd: RawFd, counter: &AtomicU64) {
-    let watched = WATCHED_INODE.load(Ordering::Relaxed);
-    if watched == 0 || fd < 0 {
-        return;
+    if is_inode(fd, WATCHED_INODE.load(Ordering::Relaxed)) {
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+fn is_inode(fd: RawFd, inode: u64) -> bool {
+    if inode == 0 || fd < 0 {
+        return false;
     }
     // SAFETY: not -1, and the caller keeps it open during the call.
     let file = unsafe { BorrowedFd::borrow_raw(fd) };
-    if nix::sys::stat::fstat(file).is_ok_and(|stat| stat.st_ino == watched) {
-        counter.fetch_add(1, Ordering::Relaxed);
-    }
+    nix::sys::stat::fstat(file).is_ok_and(|stat| stat.st_ino == inode)
 }
 
 /// Whether `flush`, which must write to `file` and flush it, reached `fsync` on `file`, and `sync_file_range` cannot

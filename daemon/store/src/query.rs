@@ -145,8 +145,8 @@ pub struct UsageRow {
 /// Why a question has no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The database failed since it was opened; the text is sled's, without data.
-    #[error("store of tenant {tenant}: database failed: {detail}; it is reopened when the daemon restarts")]
+    /// The database failed, or its disk does not answer; the text is sled's, without data.
+    #[error("store of tenant {tenant}: {detail}; it is tried again by itself, see `venturi status`")]
     Failed {
         /// Tenant.
         tenant: String,

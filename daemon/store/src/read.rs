@@ -15,14 +15,15 @@ use crate::query::{
     GroupKey, Kind, LIMIT_DEFAULT, LIMIT_MAX, ListQuery, Page, ReadError, UsageQuery, UsageRow,
 };
 use crate::rollup::{self, Groups, HOUR_NS, Sums};
+use crate::rows::{hour_of_key, id_bounds, id_of, record_key, rollup_bounds};
 use crate::seal::{Row, claimed};
-use crate::tenant::{Tenant, hour_of_key, id_bounds, id_of, record_key, rollup_bounds};
+use crate::tenant::Tenant;
 
 /// Rows read under one hold of the lock.
 const STRETCH_ROWS: usize = 2_000;
 
 /// Reads the flushed records of exactly one tenant. Cheap to clone. Blocks, also for the time of another thread's
-/// flush: not for a thread that drives async tasks.
+/// flush: not for a thread that drives async tasks. Answers with an error when a flush takes seconds.
 #[derive(Clone)]
 pub struct TenantReader(pub(crate) Arc<Tenant>);
 
@@ -97,7 +98,8 @@ impl TenantReader {
     }
 
     /// Sums over exchanges, ordered by bucket, then group: from the roll-ups for whole hours, from the records for the
-    /// parts of an hour at either end and for hours whose roll-ups do not verify.
+    /// parts of an hour at either end and for hours whose roll-ups do not verify. Of hours whose records have expired
+    /// the roll-ups are all there is: they count as a whole.
     ///
     /// # Errors
     /// [`ReadError::BadQuery`] for a width that is not a multiple of an hour, else [`ReadError::Failed`].
@@ -111,6 +113,9 @@ impl TenantReader {
             return Ok(Vec::new());
         }
         let mut table = Table::new(self.0.name.as_str(), query);
+        let horizon = self.0.horizon();
+        let (since, until) =
+            (outward(since, horizon, u64::wrapping_div), outward(until, horizon, u64::div_ceil));
         let first_whole = since.div_ceil(HOUR_NS);
         let end_whole = if query.until.is_none() { u64::MAX / HOUR_NS + 1 } else { until / HOUR_NS };
         if first_whole >= end_whole {
@@ -207,6 +212,11 @@ impl TenantReader {
     fn failed(&self, why: Failed) -> ReadError {
         ReadError::Failed { tenant: self.0.name.as_str().to_owned(), detail: why.detail }
     }
+}
+
+/// `time`, moved to a whole hour if it lies in one before `horizon`.
+fn outward(time: u64, horizon: u64, to_hours: fn(u64, u64) -> u64) -> u64 {
+    if time / HOUR_NS < horizon { to_hours(time, HOUR_NS).saturating_mul(HOUR_NS) } else { time }
 }
 
 /// Start of a bucket, and values in the order of the query's keys.

@@ -1,16 +1,24 @@
 //! What the stores say of themselves, and what became of a batch.
 
+use std::time::Duration;
+
 use meter::attribution::TenantName;
 use meter::record::RecordId;
+use meter::time::UnixNanos;
+
+use crate::retention::Retention;
 
 /// Condition of a tenant's store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum StoreState {
     /// Serving.
     Open,
-    /// Its database would not open or failed: it was moved aside. An empty one serves in its place, if that could be
-    /// made (`detail` says which).
+    /// Its database was damaged and moved aside, and an empty one serves in its place.
     Quarantined,
+    /// It has no database at the moment (`detail` says why): records are counted, not stored. Tried again by itself.
+    Failed,
+    /// The disk has not answered for seconds: nothing is stored meanwhile, and questions are refused.
+    Stuck,
     /// Serving writes; holds traffic of no tenant, which no tenant's credential may read.
     Sealed,
 }
@@ -21,6 +29,8 @@ impl StoreState {
         match self {
             StoreState::Open => "open",
             StoreState::Quarantined => "quarantined",
+            StoreState::Failed => "failed",
+            StoreState::Stuck => "stuck",
             StoreState::Sealed => "sealed",
         }
     }
@@ -56,12 +66,22 @@ pub struct TenantState {
     pub key_custody: &'static str,
     /// Records in it.
     pub records: u64,
-    /// Bytes on disk, of this tenant, quarantined databases included.
+    /// Bytes of their rows, as sealed: what [`Retention::records_bytes_max`] limits.
+    pub records_bytes: u64,
+    /// Start of the hour of the oldest of them, as of the last [`crate::Stores::upkeep`]; `None`: none, or not known.
+    pub oldest: Option<UnixNanos>,
+    /// Bytes of the database's files, as of the last [`crate::Stores::upkeep`].
+    pub database_bytes: u64,
+    /// Bytes on disk, of this tenant, quarantined databases included, as of the last [`crate::Stores::upkeep`].
     pub disk_bytes: u64,
     /// Whether acknowledged means durable.
     pub durability: Durability,
+    /// For how long the disk has not answered, if it is stuck.
+    pub stuck_for: Option<Duration>,
     /// In words: what is wrong and what to do. Empty if nothing is.
     pub detail: String,
+    /// What is kept.
+    pub retention: Retention,
     /// Databases moved aside since the daemon started.
     pub recoveries: u64,
     /// Rows that did not verify when read, since the daemon started: counted, never shown.
@@ -70,6 +90,10 @@ pub struct TenantState {
     pub records_lost: u64,
     /// Acknowledged records that damage on disk took from the database, since it was made. Quarantined ones not counted.
     pub records_missing: u64,
+    /// Records that retention has deleted from the database, since it was made.
+    pub records_expired: u64,
+    /// Records in databases that were moved aside, as far as that is known.
+    pub records_aside: u64,
 }
 
 /// Why records of a tenant were not stored.

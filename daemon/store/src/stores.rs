@@ -2,14 +2,16 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use meter::attribution::TenantName;
 use meter::record::Record;
+use meter::time::UnixNanos;
 use zeroize::Zeroizing;
 
-use crate::database::Tuning;
 use crate::layout::Prepared;
 use crate::read::TenantReader;
+use crate::retention::Retention;
 use crate::state::{CommitError, CommitOutcome, TenantCommit, TenantState};
 use crate::tenant::Tenant;
 
@@ -23,11 +25,24 @@ pub struct Options {
     /// Free space below which nothing is written, bytes: the database must never see a full disk, and neither should
     /// the node's other programs because of us.
     pub reserve_bytes: u64,
+    /// How long a failed database rests before it is opened again.
+    pub revive_after: Duration,
+    /// What is kept of tenants that are not in `retention_of`.
+    pub retention: Retention,
+    /// What is kept of single tenants.
+    pub retention_of: Vec<(TenantName, Retention)>,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { cache_bytes: 4 << 20, flush_every_ms: 200, reserve_bytes: 64 << 20 }
+        Options {
+            cache_bytes: 4 << 20,
+            flush_every_ms: 200,
+            reserve_bytes: 64 << 20,
+            revive_after: Duration::from_secs(5),
+            retention: Retention::default(),
+            retention_of: Vec::new(),
+        }
     }
 }
 
@@ -35,12 +50,11 @@ impl Default for Options {
 /// May take seconds after a crash: databases read their log.
 pub fn open(prepared: Prepared, options: Options) -> Stores {
     let Prepared { tenants, lock } = prepared;
-    let tuning = Tuning { cache_bytes: options.cache_bytes, flush_every_ms: options.flush_every_ms };
     let lock = Arc::new(lock);
     let mut opened = Vec::with_capacity(tenants.len());
     for prepared in tenants {
         let name = prepared.name.clone();
-        match Tenant::open(prepared, tuning, options.reserve_bytes, lock.clone()) {
+        match Tenant::open(prepared, &options, lock.clone()) {
             Ok(tenant) => opened.push(Arc::new(tenant)),
             Err(_) => {
                 tracing::error!(tenant = name.as_str(), "the cipher library failed; the tenant is not served")
@@ -48,6 +62,13 @@ pub fn open(prepared: Prepared, options: Options) -> Stores {
         }
     }
     Stores(Arc::new(Inner { tenants: opened, homeless: AtomicU64::new(0) }))
+}
+
+impl Options {
+    pub(crate) fn retention_of(&self, tenant: &TenantName) -> Retention {
+        let own = self.retention_of.iter().find(|(name, _)| name == tenant);
+        own.map_or(self.retention, |(_, retention)| *retention)
+    }
 }
 
 /// The stores of all tenants. Cheap to clone, shared by threads. The directory's lock is held until the last clone and
@@ -101,7 +122,16 @@ impl Stores {
         self.tenant(tenant).cloned().map(TenantReader)
     }
 
-    /// One entry per tenant, in the order given to [`crate::prepare`]. Walks the directories for their sizes.
+    /// Deletes what retention lets go by `now`, opens failed databases again, and measures what is on disk. To be called
+    /// about once a minute; takes as long as the disk does.
+    pub fn upkeep(&self, now: UnixNanos) {
+        for tenant in &self.0.tenants {
+            tenant.expire(now);
+            tenant.measure();
+        }
+    }
+
+    /// One entry per tenant, in the order given to [`crate::prepare`]. Answers at once, whatever the disk does.
     pub fn states(&self) -> Vec<TenantState> {
         self.0.tenants.iter().map(|tenant| tenant.state()).collect()
     }

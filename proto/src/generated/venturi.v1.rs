@@ -137,7 +137,8 @@ pub struct ProcessPrivileges {
 pub struct TenantState {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
-    /// "open", "quarantined" or "sealed".
+    /// "open", "sealed", "quarantined" (damaged and moved aside, an empty one serves), "failed" (none at the moment, tried
+    /// again) or "stuck" (the disk does not answer).
     #[prost(string, tag = "2")]
     pub state: ::prost::alloc::string::String,
     #[prost(string, tag = "3")]
@@ -151,6 +152,43 @@ pub struct TenantState {
     pub durability: ::prost::alloc::string::String,
     #[prost(string, tag = "7")]
     pub detail: ::prost::alloc::string::String,
+    /// Absent: the disk answers.
+    #[prost(message, optional, tag = "8")]
+    pub stuck_since: ::core::option::Option<::prost_types::Timestamp>,
+    /// Bytes of records as sealed, which `retention` limits; `disk_bytes` is what their files take.
+    #[prost(uint64, tag = "9")]
+    pub records_bytes: u64,
+    /// Hour of the oldest record. Absent: none, or not known.
+    #[prost(message, optional, tag = "10")]
+    pub oldest: ::core::option::Option<::prost_types::Timestamp>,
+    /// Not stored since the daemon started: no space, or the database failed.
+    #[prost(uint64, tag = "11")]
+    pub records_lost: u64,
+    /// Stored once and taken by damage on disk.
+    #[prost(uint64, tag = "12")]
+    pub records_missing: u64,
+    /// Deleted by `retention`.
+    #[prost(uint64, tag = "13")]
+    pub records_expired: u64,
+    /// In databases that were moved aside.
+    #[prost(uint64, tag = "14")]
+    pub records_aside: u64,
+    /// Rows that do not verify and are not shown.
+    #[prost(uint64, tag = "15")]
+    pub rows_refused: u64,
+    #[prost(message, optional, tag = "16")]
+    pub retention: ::core::option::Option<Retention>,
+}
+/// How long and how much of a tenant is kept.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Retention {
+    #[prost(uint64, tag = "1")]
+    pub records_seconds: u64,
+    #[prost(uint64, tag = "2")]
+    pub rollups_seconds: u64,
+    /// Beyond it the oldest records are deleted.
+    #[prost(uint64, tag = "3")]
+    pub records_bytes_max: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct CatalogueState {

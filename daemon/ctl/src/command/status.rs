@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::Timestamp;
-use proto::v1::{Counter, Degradation, NodeStatus};
+use proto::v1::{Counter, Degradation, NodeStatus, Retention};
 use serde_json::Value;
 
 use crate::client::Client;
@@ -35,6 +35,15 @@ pub(crate) fn object(status: &NodeStatus) -> Object {
                 .set("records", tenant.records)
                 .set("disk_bytes", tenant.disk_bytes)
                 .text("detail", &tenant.detail)
+                .time("stuck_since", tenant.stuck_since.as_ref())
+                .set("records_bytes", tenant.records_bytes)
+                .time("oldest", tenant.oldest.as_ref())
+                .set("records_lost", tenant.records_lost)
+                .set("records_missing", tenant.records_missing)
+                .set("records_expired", tenant.records_expired)
+                .set("records_aside", tenant.records_aside)
+                .set("rows_refused", tenant.rows_refused)
+                .object("retention", retention(tenant.retention.as_ref()))
                 .into_value()
         })
         .collect();
@@ -84,6 +93,15 @@ pub(crate) fn object(status: &NodeStatus) -> Object {
         .object("tap", tap)
 }
 
+fn retention(retention: Option<&Retention>) -> Object {
+    retention.map_or(Object::new(), |retention| {
+        Object::new()
+            .set("records_seconds", retention.records_seconds)
+            .set("rollups_seconds", retention.rollups_seconds)
+            .set("records_bytes_max", retention.records_bytes_max)
+    })
+}
+
 /// The status as text.
 pub(crate) fn render(status: &NodeStatus, look: Look, now: Timestamp) -> String {
     let mut page = Page::new(look);
@@ -109,6 +127,18 @@ pub(crate) fn render(status: &NodeStatus, look: Look, now: Timestamp) -> String 
                 format!(" ({})", text::clean(&tenant.detail))
             },
         ));
+        if let Some(kept) = &tenant.retention {
+            let expired = match tenant.records_expired {
+                0 => String::new(),
+                expired => format!("; {} have expired", text::count(expired)),
+            };
+            page.line(format!(
+                "keeps     {} of records, at most {}, and {} of sums{expired}",
+                text::days(kept.records_seconds),
+                text::bytes(kept.records_bytes_max),
+                text::days(kept.rollups_seconds),
+            ));
+        }
     }
     page.line(format!("losses    {}", losses(&status.losses)));
     degradations(&mut page, &status.degradations);
@@ -262,7 +292,13 @@ pub(crate) mod tests {
                 records: 1_234,
                 disk_bytes: 3 << 20,
                 durability: "durable".into(),
-                detail: String::new(),
+                retention: Some(Retention {
+                    records_seconds: 30 * 86_400,
+                    rollups_seconds: 400 * 86_400,
+                    records_bytes_max: 1 << 30,
+                }),
+                records_expired: 5_000,
+                ..TenantState::default()
             }],
             catalogue: Some(CatalogueState {
                 version: 7,
@@ -298,6 +334,7 @@ pub(crate) mod tests {
              capture   live, armed, scope on_demand\n\
              coverage  2 captured, 1 metadata only, 0 dark\n\
              store     tenant default: open, 1,234 records, 3.0 MiB, durable, key custody local\n\
+             keeps     30 days of records, at most 1.0 GiB, and 400 days of sums; 5,000 have expired\n\
              losses    ring_full 1,024 bytes\n",
         );
         let replay = NodeStatus {

@@ -126,6 +126,14 @@ pub(crate) fn span(length: Duration) -> String {
     }
 }
 
+/// A length of time in whole days, rounded down.
+pub(crate) fn days(seconds: u64) -> String {
+    match seconds / 86_400 {
+        1 => "1 day".to_owned(),
+        days => format!("{} days", count(days)),
+    }
+}
+
 /// `yes` or `no`.
 pub(crate) fn yes(value: bool) -> &'static str {
     if value { "yes" } else { "no" }

@@ -10,7 +10,7 @@ mod node;
 mod peer;
 mod records;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watch;
 
 use std::collections::HashMap;
@@ -24,8 +24,8 @@ use anyhow::Context as _;
 use proto::v1::node_server::NodeServer;
 use proto::v1::records_server::RecordsServer;
 use proto::v1::usage_service_server::UsageServiceServer;
-use store::Stores;
-use tokio::sync::watch as signal;
+use store::{ReadError, Stores};
+use tokio::sync::{Semaphore, watch as signal};
 use tonic::transport::Server;
 use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
@@ -40,6 +40,8 @@ const ERROR_DOMAIN: &str = "venturi";
 const STREAMS_MAX: u32 = 64;
 /// A question that takes longer has lost its asker. Watches are answered at once and last.
 const QUESTION_MAX: Duration = Duration::from_secs(30);
+/// How long a question waits for its turn.
+const ROOM_WITHIN: Duration = Duration::from_secs(5);
 /// Bytes of a question.
 const REQUEST_BYTES_MAX: usize = 64 * 1024;
 /// Bytes of an answer: a page of the largest records.
@@ -55,8 +57,45 @@ pub struct Serving {
     pub access: Access,
     /// What the daemon says of itself.
     pub telemetry: Arc<Telemetry>,
+    /// Room for questions to the stores.
+    pub questions: Questions,
     /// Becomes true when the daemon stops: watches end then.
     pub stop: signal::Receiver<bool>,
+}
+
+/// How many questions to the stores may run at once: a disk that does not answer holds up these and no more.
+#[derive(Clone, Debug)]
+pub struct Questions(Arc<Semaphore>);
+
+impl Questions {
+    /// Room for `max`.
+    pub fn new(max: usize) -> Questions {
+        Questions(Arc::new(Semaphore::new(max)))
+    }
+
+    /// Runs a question where it may block, once there is room.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let room = Arc::clone(&self.0).acquire_owned();
+        let Ok(Ok(room)) = tokio::time::timeout(ROOM_WITHIN, room).await else {
+            return Err(Status::unavailable(
+                "as many questions as may run wait for the stores: see `venturi status`",
+            ));
+        };
+        // The room is taken until the thread comes back, also when the asker has gone.
+        let answer = tokio::task::spawn_blocking(move || {
+            let _room = room;
+            question()
+        });
+        match answer.await {
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error @ ReadError::BadQuery(_))) => Err(Status::invalid_argument(error.to_string())),
+            Ok(Err(error)) => Err(Status::unavailable(error.to_string())),
+            Err(_) => Err(Status::internal("the question failed in the daemon")),
+        }
+    }
 }
 
 impl fmt::Debug for Serving {

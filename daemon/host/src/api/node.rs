@@ -35,7 +35,7 @@ impl Node for NodeQueries {
             return Err(self.0.refuse(&request, &Refusal::NotGranted));
         }
         let serving = Arc::clone(&self.0);
-        // Reading /proc and the size of directories blocks.
+        // Reading /proc blocks. What is known of the stores was published by their writers: this waits for no disk.
         let status = tokio::task::spawn_blocking(move || node_status(&serving.telemetry, &principal)).await;
         status.map(Response::new).map_err(|_| Status::internal("the status could not be put together"))
     }
@@ -57,12 +57,12 @@ fn node_status(telemetry: &Telemetry, principal: &Principal) -> v1::NodeStatus {
     let capture = telemetry.capture.snapshot();
     let mut degradations = telemetry.degradations(&capture, now);
     // Another tenant's name, directory and losses are not shown.
-    let visible = |entry: &Degradation| match entry {
-        Degradation::Quarantined { tenant, .. } | Degradation::NotDurable { tenant, .. } => {
+    let visible = |entry: &Degradation| match entry.tenant() {
+        Some(tenant) => {
             principal.sees_node() || TenantName::new(tenant).is_some_and(|name| principal.reads(&name))
         }
-        Degradation::NotStoring { .. } => principal.sees_node(),
-        _ => true,
+        None if matches!(entry, Degradation::NotStoring { .. }) => principal.sees_node(),
+        None => true,
     };
     degradations.retain(|(entry, _)| visible(entry));
     let degraded = degradations.iter().any(|(entry, _)| entry.severity() == Severity::Degraded);
@@ -87,7 +87,7 @@ fn node_status(telemetry: &Telemetry, principal: &Principal) -> v1::NodeStatus {
         counters: counters(telemetry, &capture),
         programs: capture.programs.iter().map(program).collect(),
         processes: processes(&capture),
-        tenants: tenants(telemetry, principal),
+        tenants: tenants(telemetry, principal, now),
         catalogue: Some(catalogue(telemetry, now)),
         index: Some(index(telemetry)),
         tap: Some(v1::TapState {
@@ -254,7 +254,7 @@ fn processes(capture: &CaptureSnapshot) -> Vec<v1::ProcessPrivileges> {
     main.into_iter().chain(attacher).map(shown).collect()
 }
 
-fn tenants(telemetry: &Telemetry, principal: &Principal) -> Vec<v1::TenantState> {
+fn tenants(telemetry: &Telemetry, principal: &Principal, now: UnixNanos) -> Vec<v1::TenantState> {
     let states = telemetry.stores.states();
     let visible = states.into_iter().filter(|state| principal.sees_node() || principal.reads(&state.tenant));
     visible
@@ -266,6 +266,22 @@ fn tenants(telemetry: &Telemetry, principal: &Principal) -> Vec<v1::TenantState>
             disk_bytes: state.disk_bytes,
             durability: state.durability.as_str().to_owned(),
             detail: state.detail,
+            stuck_since: state.stuck_for.map(|stuck_for| {
+                let nanos = u64::try_from(stuck_for.as_nanos()).unwrap_or(u64::MAX);
+                convert::timestamp(UnixNanos(now.0.saturating_sub(nanos)))
+            }),
+            records_bytes: state.records_bytes,
+            oldest: state.oldest.map(convert::timestamp),
+            records_lost: state.records_lost,
+            records_missing: state.records_missing,
+            records_expired: state.records_expired,
+            records_aside: state.records_aside,
+            rows_refused: state.rows_refused,
+            retention: Some(v1::Retention {
+                records_seconds: state.retention.records_age.as_secs(),
+                rollups_seconds: state.retention.rollups_age.as_secs(),
+                records_bytes_max: state.retention.records_bytes_max,
+            }),
         })
         .collect()
 }

@@ -11,11 +11,11 @@ use meter::record::RecordId;
 use proto::v1;
 use proto::v1::records_server::Records;
 use proto::v1::usage_service_server::UsageService;
-use store::{GroupKey, Kind, ListQuery, Page, ReadError, TenantReader, UsageQuery};
+use store::{GroupKey, Kind, ListQuery, Page, TenantReader, UsageQuery};
 use tonic::{Request, Response, Status};
 
 use super::access::VerifiedTenant;
-use super::{Serving, convert, watch};
+use super::{Questions, Serving, convert, watch};
 
 /// Records of a page at most, about 2 MiB: a client that reads slowly holds no more. A larger limit is lowered to it.
 const PAGE_MAX: usize = 1_000;
@@ -43,7 +43,7 @@ impl TenantQueries {
     async fn page<T>(&self, request: &Request<T>, of: Listing<'_>) -> Result<Page, Status> {
         let Granted { reader, .. } = self.granted(request, of.tenant)?;
         let query = of.query()?;
-        blocking(move || reader.list(&query)).await
+        self.0.questions.ask(move || reader.list(&query)).await
     }
 }
 
@@ -109,7 +109,7 @@ impl Records for TenantQueries {
     ) -> Result<Response<v1::AttributionRecord>, Status> {
         let v1::GetAttributionRequest { tenant, id } = request.get_ref();
         let Granted { reader, .. } = self.granted(&request, tenant)?;
-        let record = get(reader, id).await?;
+        let record = get(&self.0.questions, reader, id).await?;
         Ok(Response::new(convert::record(&record)))
     }
 
@@ -149,7 +149,7 @@ impl Records for TenantQueries {
     ) -> Result<Response<v1::Explanation>, Status> {
         let v1::ExplainRequest { tenant, id } = request.get_ref();
         let Granted { reader, .. } = self.granted(&request, tenant)?;
-        let record = get(reader, id).await?;
+        let record = get(&self.0.questions, reader, id).await?;
         Ok(Response::new(convert::explanation(&record)))
     }
 }
@@ -170,28 +170,16 @@ impl UsageService for TenantQueries {
             ));
         }
         let query = UsageQuery { since, until, group_by, bucket_seconds: *bucket_seconds };
-        let rows = blocking(move || reader.usage(&query)).await?;
+        let rows = self.0.questions.ask(move || reader.usage(&query)).await?;
         Ok(Response::new(v1::QueryUsageResponse { rows: rows.iter().map(convert::usage_row).collect() }))
     }
 }
 
-/// Runs a question to the store where it may block.
-pub(super) async fn blocking<T: Send + 'static>(
-    question: impl FnOnce() -> Result<T, ReadError> + Send + 'static,
-) -> Result<T, Status> {
-    match tokio::task::spawn_blocking(question).await {
-        Ok(Ok(answer)) => Ok(answer),
-        Ok(Err(error @ ReadError::BadQuery(_))) => Err(Status::invalid_argument(error.to_string())),
-        Ok(Err(error)) => Err(Status::unavailable(error.to_string())),
-        Err(_) => Err(Status::internal("the question failed in the daemon")),
-    }
-}
-
-async fn get(reader: TenantReader, id: &str) -> Result<meter::record::Record, Status> {
+async fn get(questions: &Questions, reader: TenantReader, id: &str) -> Result<meter::record::Record, Status> {
     let Some(id) = RecordId::from_text(id) else {
         return Err(Status::invalid_argument("id: must be attr_ and 32 hex digits"));
     };
-    match blocking(move || reader.get(id)).await? {
+    match questions.ask(move || reader.get(id)).await? {
         Some(record) => Ok(record),
         None => Err(Status::not_found("no such record of this tenant")),
     }

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::net::UnixListener;
-use std::sync::mpsc::SyncSender;
 
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{
@@ -24,7 +23,7 @@ use super::*;
 use crate::capture::status::CaptureStatus;
 use crate::config::{Scope, TapMode};
 use crate::telemetry::{CaptureMode, Degradation};
-use crate::writer::{self, Writer};
+use crate::writer::{self, RecordSender, Writer};
 
 /// 2025-10-09T08:53:20Z.
 const START_MS: u64 = 1_760_000_000_000;
@@ -32,7 +31,7 @@ const START_MS: u64 = 1_760_000_000_000;
 /// A daemon's serving half on a socket of its own.
 struct Daemon {
     channel: Channel,
-    records: Option<SyncSender<Box<Record>>>,
+    records: Option<RecordSender>,
     writer: Option<Writer>,
     stop: signal::Sender<bool>,
     api: tokio::task::JoinHandle<anyhow::Result<()>>,
@@ -74,6 +73,7 @@ impl Daemon {
             hub: Arc::clone(&writer.hub),
             access: Access::new(&config, None),
             telemetry: Arc::new(telemetry),
+            questions: Questions::new(crate::QUESTIONS_MAX),
             stop: stopping.clone(),
         };
         let path = directory.path().join("api.sock");
@@ -89,7 +89,7 @@ impl Daemon {
     }
 
     fn send(&self, record: Record) {
-        self.records.as_ref().expect("running").send(Box::new(record)).expect("the writer takes it");
+        self.records.as_ref().expect("running").send(Box::new(record));
     }
 
     /// Sends records and waits until they are committed.
@@ -154,7 +154,7 @@ fn owner(tenant: &str, team: &str) -> Attribution {
 }
 
 /// Record number `n` of a tenant, started `n` ms after the beginning, with 10 input and `n` output tokens.
-fn call(tenant: &str, n: u64) -> Record {
+pub(crate) fn call(tenant: &str, n: u64) -> Record {
     let started_at = UnixNanos((START_MS + n) * 1_000_000);
     let exchange = Exchange {
         session: SessionId(n),

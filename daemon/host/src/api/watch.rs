@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Status;
 
-use super::records::{Granted, blocking};
+use super::records::Granted;
 use super::{Serving, convert};
 use crate::writer::Beyond;
 
@@ -131,7 +131,7 @@ impl Watcher {
         ids.retain(|id| !self.sent.contains(*id));
         let reader = self.granted.reader.clone();
         let read = move || ids.into_iter().map(|id| reader.get(id)).collect::<Result<Vec<_>, _>>();
-        for record in blocking(read).await.map_err(End::Failed)?.into_iter().flatten() {
+        for record in self.serving.questions.ask(read).await.map_err(End::Failed)?.into_iter().flatten() {
             self.send(&record).await?;
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Watcher {
             let query =
                 ListQuery { kind: self.kind, since, until: None, after, limit: PAGE, descending: false };
             let reader = self.granted.reader.clone();
-            let page = blocking(move || reader.list(&query)).await.map_err(End::Failed)?;
+            let page = self.serving.questions.ask(move || reader.list(&query)).await.map_err(End::Failed)?;
             for record in &page.records {
                 if !self.sent.contains(record.id) {
                     self.send(record).await?;

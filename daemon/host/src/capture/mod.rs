@@ -99,7 +99,7 @@ impl Capture {
             loopback_gateways: config.settings.loopback_gateways.clone(),
             own_pids: vec![std::process::id(), attacher.pid()],
         };
-        let mailbox = Mailbox::new(EVENTS_WAITING_MAX);
+        let mailbox = Mailbox::new(EVENTS_WAITING_MAX, EVENTS_WAITING_MAX);
         // Processes first: a connection's process then has its files known.
         inventory.images.into_iter().for_each(|image| mailbox.post(Event::FoundImage(image)));
         inventory

@@ -27,8 +27,8 @@ pub enum Loss {
     ShardFull,
     /// Plaintext that waited for its session's workload beyond the limit (bytes; a gap in the session).
     HeldOverflow,
-    /// The writer did not take a record in time (records).
-    WriterFull,
+    /// A shard's inbox was full of messages; the shard gave up its sessions (messages).
+    ShardOverrun,
     /// A shard's pipeline panicked and was replaced (panics).
     ShardPanicked,
     /// The table of connections was full (connections).
@@ -62,7 +62,7 @@ impl Loss {
         Loss::PlannerFull,
         Loss::ShardFull,
         Loss::HeldOverflow,
-        Loss::WriterFull,
+        Loss::ShardOverrun,
         Loss::ShardPanicked,
         Loss::FlowsFull,
         Loss::ProcessesFull,
@@ -84,7 +84,7 @@ impl Loss {
             Loss::PlannerFull => "planner_full",
             Loss::ShardFull => "shard_full_bytes",
             Loss::HeldOverflow => "held_overflow_bytes",
-            Loss::WriterFull => "writer_full",
+            Loss::ShardOverrun => "shard_overrun",
             Loss::ShardPanicked => "shard_panicked",
             Loss::FlowsFull => "flows_full",
             Loss::ProcessesFull => "processes_full",

@@ -2,11 +2,13 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{Condition, Field, OwnerConfig, OwnerIndex, OwnerRule, Pattern, TenantName};
 use meter::directory::{Directory, UserPath, UserProvider};
 use meter::time::UnixNanos;
+use store::Retention;
 
 use super::raw::{Problems, Section};
 use super::{Capture, Config, Grant, Log, Role, Scope, Serve, Store, TapMode, Tenant};
@@ -22,11 +24,11 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<String>> {
 
     let capture = capture(root.section("capture", &mut problems), &default.capture, &mut problems);
     let providers = providers(root.sections("provider", &mut problems), &mut problems);
-    let tenants = tenants(root.sections("tenant", &mut problems), &mut problems);
+    let store = store(root.section("store", &mut problems), &default.store, &mut problems);
+    let tenants = tenants(root.sections("tenant", &mut problems), store.retention, &mut problems);
     let mut owners = attribution(root.section("attribution", &mut problems), &mut problems);
     owners.tenants = tenants.iter().map(|tenant| tenant.name.clone()).collect();
     owners.rules = owner_rules(root.sections("owner", &mut problems), &owners.tenants, &mut problems);
-    let store = store(root.section("store", &mut problems), &default.store, &mut problems);
     let serve = serve(root.section("serve", &mut problems), &default.serve, &mut problems);
     let log = log(root.section("log", &mut problems), &mut problems);
     root.finish(&mut problems);
@@ -99,7 +101,7 @@ fn providers(sections: Vec<Section>, problems: &mut Problems) -> Vec<UserProvide
     providers
 }
 
-fn tenants(sections: Vec<Section>, problems: &mut Problems) -> Vec<Tenant> {
+fn tenants(sections: Vec<Section>, keeps: Retention, problems: &mut Problems) -> Vec<Tenant> {
     let mut tenants: Vec<Tenant> = Vec::with_capacity(sections.len());
     for mut section in sections {
         let path = section.at("name");
@@ -117,13 +119,16 @@ fn tenants(sections: Vec<Section>, problems: &mut Problems) -> Vec<Tenant> {
             grant.finish(problems);
             grants.push(Grant { role, uids, gids });
         }
+        let mut kept = section.section("retention", problems);
+        let retention = retention(&mut kept, &keeps, problems);
+        kept.finish(problems);
         section.finish(problems);
         let Some(name) = name else { continue };
         if tenants.iter().any(|tenant| tenant.name == name) {
             problems.add(&path, format!("{:?} is named twice", name.as_str()));
             continue;
         }
-        tenants.push(Tenant { name, grants });
+        tenants.push(Tenant { name, grants, retention });
     }
     tenants
 }
@@ -223,8 +228,27 @@ fn conditions(mut section: Section, problems: &mut Problems) -> Vec<Condition> {
 fn store(mut section: Section, default: &Store, problems: &mut Problems) -> Store {
     let cache = section.integer("cache_mib", default.cache_bytes >> 20, 1..=4_096, problems);
     let reserve = section.integer("reserve_mib", default.reserve_bytes >> 20, 1..=1_048_576, problems);
+    let retention = retention(&mut section, &default.retention, problems);
     section.finish(problems);
-    Store { cache_bytes: cache << 20, reserve_bytes: reserve << 20 }
+    Store { cache_bytes: cache << 20, reserve_bytes: reserve << 20, retention }
+}
+
+fn retention(section: &mut Section, default: &Retention, problems: &mut Problems) -> Retention {
+    const DAY: u64 = 86_400;
+    let records = section.integer("records_days", default.records_age.as_secs() / DAY, 1..=3_650, problems);
+    // Who keeps records longer than the sums' default means the sums too.
+    let sums = (default.rollups_age.as_secs() / DAY).max(records);
+    let rollups = section.integer("rollups_days", sums, 1..=3_650, problems);
+    if rollups < records {
+        let why = format!("{rollups} is less than records_days ({records}): sums are kept at least as long");
+        problems.add(&section.at("rollups_days"), why);
+    }
+    let mib = section.integer("records_mib", default.records_bytes_max >> 20, 1..=1_048_576, problems);
+    Retention {
+        records_age: Duration::from_secs(records * DAY),
+        rollups_age: Duration::from_secs(rollups * DAY),
+        records_bytes_max: mib << 20,
+    }
 }
 
 fn serve(mut section: Section, default: &Serve, problems: &mut Problems) -> Serve {

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 use meter::attribution::{OwnerConfig, OwnerIndex, TenantName};
 use meter::directory::UserProvider;
+use store::Retention;
 
 /// Read if no `--config` is given; it may be missing.
 pub const DEFAULT_PATH: &str = "/etc/venturi/config.toml";
@@ -103,6 +104,8 @@ pub struct Tenant {
     pub name: TenantName,
     /// Who may ask for its records over the unix socket.
     pub grants: Vec<Grant>,
+    /// What is kept of its records.
+    pub retention: Retention,
 }
 
 /// `[[tenant.grant]]`
@@ -132,6 +135,8 @@ pub struct Store {
     pub cache_bytes: u64,
     /// Free disk space below which records are counted but not stored, bytes.
     pub reserve_bytes: u64,
+    /// What is kept of tenants that do not say otherwise.
+    pub retention: Retention,
 }
 
 /// `[serve]`
@@ -168,7 +173,7 @@ impl Default for Config {
                 max_staleness_ns: Some(OwnerIndex::MAX_STALENESS_NS),
                 ..OwnerConfig::default()
             },
-            store: Store { cache_bytes: 4 << 20, reserve_bytes: 64 << 20 },
+            store: Store { cache_bytes: 4 << 20, reserve_bytes: 64 << 20, retention: Retention::default() },
             serve: Serve { socket: None, group: "venturi".to_owned() },
             log: Log { level: tracing::Level::INFO, json: false },
         }

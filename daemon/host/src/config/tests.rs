@@ -73,6 +73,15 @@ fn mistakes_are_reported_with_path_and_allowed_values() {
             "[[owner]]\ntenant = \"b\"\nmatch = { user = \"x\" }",
             &["owner[0].tenant: \"b\" has no [[tenant]] table"],
         ),
+        ("[store]\nrecords_days = 0", &["store.records_days: 0 is outside 1 to 3650"]),
+        (
+            "[store]\nrecords_days = 9\nrollups_days = 8",
+            &["store.rollups_days: 8 is less than records_days (9)"],
+        ),
+        (
+            "[store]\nrecords_days = 9\n[[tenant]]\nname = \"a\"\nretention = { rollups_days = 8 }",
+            &["tenant[0].retention.rollups_days: 8 is less than records_days (9)"],
+        ),
         ("[serve]\nsocket = \"run.sock\"", &["serve.socket: must be an absolute path"]),
         (
             "[log]\nlevel = \"loud\"\nformat = \"xml\"",
@@ -118,6 +127,22 @@ fn a_second_tenant_brings_the_sealed_store() {
 }
 
 #[test]
+fn a_tenant_keeps_what_the_node_keeps_unless_it_says_otherwise() {
+    let config = parse(
+        "[store]\nrecords_days = 500\nrecords_mib = 7\n[[tenant]]\nname = \"a\"\n[[tenant]]\nname = \"b\"\n\
+         [tenant.retention]\nrecords_days = 2\n",
+    )
+    .expect("valid");
+    let days = |retention: &store::Retention| {
+        let days = |age: std::time::Duration| age.as_secs() / 86_400;
+        (days(retention.records_age), days(retention.rollups_age), retention.records_bytes_max >> 20)
+    };
+    assert_eq!(days(&config.store.retention), (500, 500, 7));
+    assert_eq!(days(&config.tenants[0].retention), (500, 500, 7));
+    assert_eq!(days(&config.tenants[1].retention), (2, 500, 7));
+}
+
+#[test]
 fn the_example_states_the_defaults() {
     let mut config = parse(EXAMPLE).expect("the example is valid");
     assert_eq!(config.serve.socket.take().as_deref(), Some(std::path::Path::new(crate::DEFAULT_SOCKET)));
@@ -141,11 +166,11 @@ fn the_example_shows_every_key() {
     assert_eq!(config.providers[0].paths.len(), 1);
     // An unknown key makes each table name its allowed keys: all of them must be in the example.
     let probe = "zz = 1\n[capture]\nzz = 1\n[attribution]\nzz = 1\n[store]\nzz = 1\n[serve]\nzz = 1\n[log]\nzz = 1\n\
-                 [[provider]]\nzz = 1\n[[provider.path]]\nzz = 1\n[[tenant]]\nzz = 1\n[[tenant.grant]]\nzz = 1\n[[owner]]\nzz = 1\nmatch = { zz = 1 }";
+                 [[provider]]\nzz = 1\n[[provider.path]]\nzz = 1\n[[tenant]]\nzz = 1\n[tenant.retention]\nzz = 1\n[[tenant.grant]]\nzz = 1\n[[owner]]\nzz = 1\nmatch = { zz = 1 }";
     let problems = parse(probe).expect_err("unknown keys are refused");
     let unknown: Vec<&String> =
         problems.iter().filter(|problem| problem.contains("zz: is unknown")).collect();
-    assert_eq!(unknown.len(), 12, "{problems:#?}");
+    assert_eq!(unknown.len(), 13, "{problems:#?}");
     for problem in unknown {
         for key in problem.split('"').skip(1).step_by(2) {
             assert!(EXAMPLE.contains(key), "{key} is missing in the example: {problem}");

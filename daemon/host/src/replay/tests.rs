@@ -1,7 +1,5 @@
 //! The built-in recording gives the calls that it was made of; anything else is read or refused.
 
-use std::sync::mpsc::sync_channel;
-
 use meter::attribution::{OwnerConfig, OwnerIndex};
 use meter::pipeline::{Attempts, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
 use meter::pricing::Catalogue;
@@ -44,7 +42,7 @@ fn the_built_in_recording_gives_its_four_calls_and_two_flows() {
         fence_panics: false,
     };
     let status = CaptureStatus::new();
-    let (writer, records) = sync_channel(100);
+    let (writer, records) = crate::writer::queue();
     let make = move |_| Plain(Pipeline::new(options.clone()));
     let shards = Shards::start(2, make, writer, Arc::clone(&status)).expect("threads");
     let recording = Recording::load(None).expect("a recording");

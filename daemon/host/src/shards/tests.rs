@@ -177,7 +177,7 @@ fn waiting_content_is_bounded_and_the_rest_is_a_gap() {
 #[test]
 fn a_panic_is_counted_and_the_thread_goes_on() {
     let status = CaptureStatus::new();
-    let (writer, _records) = std::sync::mpsc::sync_channel(1);
+    let (writer, _records) = crate::writer::queue();
     let shards = Shards::start(1, |_| Diary::default(), writer, Arc::clone(&status)).expect("threads");
     let (decided, decisions) = std::sync::mpsc::channel();
     shards.on_learnt(move |learnt| match learnt {

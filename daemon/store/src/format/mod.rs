@@ -41,6 +41,15 @@ pub(crate) struct Meta {
     /// Records in the database.
     #[prost(uint64, tag = "2")]
     pub(crate) records: u64,
+    /// Bytes of their rows.
+    #[prost(uint64, tag = "3")]
+    pub(crate) bytes: u64,
+    /// Records that retention has deleted from it.
+    #[prost(uint64, tag = "4")]
+    pub(crate) expired: u64,
+    /// Retention has deleted records of hours before this one.
+    #[prost(uint64, tag = "5")]
+    pub(crate) horizon: u64,
 }
 
 /// Sums of one hour and one combination of dimensions.

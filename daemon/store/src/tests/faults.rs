@@ -355,46 +355,6 @@ fn without_space_records_are_counted_and_the_store_goes_on() {
     assert_eq!(home.open().commit(&records(ONE, 301)).lost(), 0);
 }
 
-/// The disk fills up under the store, past the reserve: sled fails, nothing acknowledged is lost, nothing hangs.
-#[test]
-fn a_disk_that_fills_up_takes_nothing_that_was_acknowledged() {
-    use nix::mount::{MntFlags, MsFlags, mount, umount2};
-    let dir = tempfile::tempdir().unwrap();
-    let mount_with = |flags, size| mount(Some("tmpfs"), dir.path(), Some("tmpfs"), flags, Some(size));
-    if let Err(error) = mount_with(MsFlags::empty(), "size=6m") {
-        println!("SKIPPED a_disk_that_fills_up_takes_nothing_that_was_acknowledged: no tmpfs: {error}");
-        assert!(std::env::var_os("VENTURI_REQUIRE_KERNEL").is_none(), "a tmpfs is required");
-        return;
-    }
-    let open =
-        || crate::open(crate::prepare(&layout_in(dir.path()), &[tenant(ONE)], None).unwrap(), options());
-    let stores = open();
-    let stored = |number: &u64| stores.commit(&[sample(ONE, number * 1_000_000, *number)]).lost() == 0;
-    let acknowledged: Vec<u64> = (0..30_000).take_while(stored).collect();
-    assert!((500..30_000).contains(&acknowledged.len()), "{} records fit", acknowledged.len());
-    let state = &stores.states()[0];
-    assert_eq!((state.state, state.records_lost), (StoreState::Quarantined, 1));
-    assert!(state.detail.contains("No space"), "{}", state.detail);
-    drop(stores);
-
-    mount_with(MsFlags::MS_REMOUNT, "size=60m").unwrap();
-    let stores = open();
-    let state = &stores.states()[0];
-    assert_eq!(
-        (state.state, state.recoveries, state.records_missing),
-        (StoreState::Open, 0, 0),
-        "{}",
-        state.detail
-    );
-    let reader = stores.reader(&tenant(ONE)).unwrap();
-    for number in acknowledged {
-        let record = sample(ONE, number * 1_000_000, number);
-        assert_eq!(reader.get(record.id).unwrap(), Some(record));
-    }
-    drop((reader, stores));
-    umount2(dir.path(), MntFlags::MNT_DETACH).unwrap();
-}
-
 #[test]
 fn tenants_do_not_see_each_other_and_have_their_own_keys() {
     let home = furnished();
@@ -449,7 +409,7 @@ fn walk(dir: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-fn copy_tree(from: &Path, to: &Path) {
+pub(super) fn copy_tree(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).unwrap() {
         let entry = entry.unwrap();
         let target = to.join(entry.file_name());

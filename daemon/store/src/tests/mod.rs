@@ -1,8 +1,10 @@
 //! The store's promises, tested from outside its modules.
 
 mod crash;
+mod disk;
 mod faults;
 mod model;
+mod retention;
 mod samples;
 
 use std::path::Path;
