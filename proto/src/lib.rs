@@ -16,3 +16,6 @@ pub mod v1 {
 /// Every message and service with all they import, as an encoded `google.protobuf.FileDescriptorSet`: what gRPC
 /// reflection answers from.
 pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!("generated/descriptors.bin");
+
+/// Metadata of an answer to `WatchAttributions`: the cursor at which it begins.
+pub const WATCH_CURSOR: &str = "venturi-cursor";

@@ -79,12 +79,15 @@ impl Client {
         self.answer(RecordsClient::new(self.channel.clone()).list_attributions(request)).await
     }
 
-    /// Records as they become durable.
+    /// Records as they become durable, and the cursor at which they begin.
     pub(crate) async fn watch(
         &self,
         request: WatchAttributionsRequest,
-    ) -> Result<Streaming<AttributionRecord>, Failure> {
-        self.answer(RecordsClient::new(self.channel.clone()).watch_attributions(request)).await
+    ) -> Result<(String, Streaming<AttributionRecord>), Failure> {
+        let mut client = RecordsClient::new(self.channel.clone());
+        let response = self.response(client.watch_attributions(request)).await?;
+        let cursor = response.metadata().get(proto::WATCH_CURSOR).and_then(|cursor| cursor.to_str().ok());
+        Ok((cursor.unwrap_or_default().to_owned(), response.into_inner()))
     }
 
     /// Why a record says what it says.
@@ -101,8 +104,15 @@ impl Client {
         &self,
         question: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, Failure> {
+        self.response(question).await.map(Response::into_inner)
+    }
+
+    async fn response<T>(
+        &self,
+        question: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<Response<T>, Failure> {
         match tokio::time::timeout(ANSWER_WITHIN, question).await {
-            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Ok(response)) => Ok(response),
             Ok(Err(status)) => Err(self.failure(status)),
             Err(_) => Err(Failure::Silent { socket: self.socket.clone(), waited: ANSWER_WITHIN }),
         }

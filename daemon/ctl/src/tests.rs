@@ -71,7 +71,7 @@ async fn following_survives_restarts_without_repeating_or_skipping() {
     let mut serving = Some(first.serving);
 
     let mut shown = Vec::new();
-    let cursor = Cursor::new(Some(Timestamp::UNIX_EPOCH), Timestamp::now());
+    let cursor = Cursor::new(Some(Timestamp::UNIX_EPOCH));
     let outcome = calls::follow(client, &socket, "", cursor, &mut |record| {
         shown.push(record.id.clone());
         match record.id.as_str() {
@@ -152,18 +152,22 @@ impl Node for World {
 impl Records for World {
     type WatchAttributionsStream = Pin<Box<dyn Stream<Item = Result<AttributionRecord, Status>> + Send>>;
 
-    /// Sends everything that started at or after `since`, then ends, as a daemon that goes away does.
+    /// Sends everything behind the cursor that started at or after `since`, then ends, as a daemon that goes away does.
     async fn watch_attributions(
         &self,
         request: Request<WatchAttributionsRequest>,
     ) -> Result<Response<Self::WatchAttributionsStream>, Status> {
         let since = moment(request.get_ref().since.as_ref());
         let records = self.records.lock().map_err(|_| Status::internal("a test panicked"))?;
+        let behind: usize = request.get_ref().cursor.parse().unwrap_or(0);
         let wanted: Vec<_> = records
             .iter()
-            .filter(|record| moment(record.started_at.as_ref()) >= since)
-            .cloned()
-            .map(Ok)
+            .enumerate()
+            .skip(behind)
+            .filter(|(_, record)| moment(record.started_at.as_ref()) >= since)
+            .map(|(index, record)| {
+                Ok(AttributionRecord { cursor: (index + 1).to_string(), ..record.clone() })
+            })
             .collect();
         Ok(Response::new(Box::pin(futures::stream::iter(wanted))))
     }

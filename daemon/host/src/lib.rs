@@ -127,7 +127,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let access = Access::new(&config, group);
     let serving = Arc::new(Serving {
         stores,
-        hub: Arc::clone(&writer.hub),
+        commits: Arc::clone(&writer.commits),
         access,
         telemetry,
         questions: Questions::new(QUESTIONS_MAX),

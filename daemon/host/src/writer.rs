@@ -4,10 +4,8 @@
 //! it is durable, so an acknowledged record survives kill -9. [`RecordSender::send`] never waits: when the disk is
 //! wedged the queue fills and records are dropped and counted, and capture goes on.
 //!
-//! [`Hub`] is what watchers follow: the ids of committed records in commit order. A watcher that falls behind the
-//! hub's memory reads the store again (`api::watch`); the hub never waits for one.
+//! [`Commits`] wakes those who watch; what was committed they read from the store (`api::watch`), at their own pace.
 
-use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +13,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use meter::attribution::TenantName;
-use meter::record::{Record, RecordId};
+use meter::record::Record;
 use store::{CommitError, CommitOutcome, Stores};
 use tokio::sync::watch;
 
@@ -26,20 +23,18 @@ const QUEUE_MAX: usize = 8_192;
 const BATCH_MAX: usize = 512;
 /// How long a batch waits for company after its first record: an `fsync` costs about as much.
 const BATCH_WAIT: Duration = Duration::from_millis(2);
-/// Committed ids that the hub remembers for watchers: 40 bytes each.
-const HUB_MAX: usize = 32_768;
 
 /// Starts the thread. It ends when every clone of the sender is gone and everything sent is committed.
 pub fn spawn(stores: Stores) -> anyhow::Result<(RecordSender, Writer)> {
     let (sender, receiver) = queue();
     let figures = Arc::clone(&sender.figures);
-    let hub = Arc::new(Hub::default());
+    let commits = Arc::new(Commits::default());
     let thread = {
-        let (figures, hub) = (Arc::clone(&figures), Arc::clone(&hub));
-        let run = move || run(&receiver, &stores, &figures, &hub);
+        let (figures, commits) = (Arc::clone(&figures), Arc::clone(&commits));
+        let run = move || run(&receiver, &stores, &figures, &commits);
         std::thread::Builder::new().name("writer".into()).spawn(run).context("starting the writer thread")?
     };
-    Ok((sender, Writer { thread, figures, hub }))
+    Ok((sender, Writer { thread, figures, commits }))
 }
 
 /// The queue to the writer, and its other end.
@@ -75,8 +70,8 @@ pub struct Writer {
     thread: JoinHandle<()>,
     /// What it did.
     pub figures: Arc<Figures>,
-    /// What watchers follow.
-    pub hub: Arc<Hub>,
+    /// What wakes watchers.
+    pub commits: Arc<Commits>,
 }
 
 impl Writer {
@@ -183,13 +178,13 @@ impl Figures {
     }
 }
 
-fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, hub: &Hub) {
+fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, commits: &Commits) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
     while collect(queue, &mut batch) {
         let started = Instant::now();
         let outcome = stores.commit(&batch);
         figures.absorb(&outcome, started.elapsed());
-        hub.publish(&outcome);
+        commits.publish(&outcome);
         batch.clear();
     }
 }
@@ -208,77 +203,28 @@ fn collect(queue: &Receiver<Box<Record>>, batch: &mut Vec<Record>) -> bool {
     true
 }
 
-/// Ids of committed records in commit order. Positions count up from 0 for as long as the daemon lives.
+/// How many records were committed since the daemon started; whoever watches is woken when it changes.
 #[derive(Debug)]
-pub struct Hub {
-    log: Mutex<Log>,
-    newest: watch::Sender<u64>,
-}
+pub struct Commits(watch::Sender<u64>);
 
-#[derive(Debug, Default)]
-struct Log {
-    /// Position of the first entry that is remembered.
-    first: u64,
-    entries: VecDeque<(TenantName, RecordId)>,
-}
-
-/// What the hub knows beyond a position.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Beyond {
-    /// Ids of the tenant, and the position behind the last entry looked at.
-    Ids(Vec<RecordId>, u64),
-    /// The position is older than the hub's memory. The newest position.
-    Forgotten(u64),
-}
-
-impl Default for Hub {
-    fn default() -> Hub {
-        Hub { log: Mutex::default(), newest: watch::Sender::new(0) }
+impl Default for Commits {
+    fn default() -> Commits {
+        Commits(watch::Sender::new(0))
     }
 }
 
-impl Hub {
-    /// Position behind the newest entry.
-    pub fn position(&self) -> u64 {
-        *self.newest.borrow()
-    }
-
+impl Commits {
     /// Changes whenever something is committed.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
-        self.newest.subscribe()
-    }
-
-    /// Ids of one tenant from `position` on, at most `max`.
-    pub fn beyond(&self, position: u64, tenant: &TenantName, max: usize) -> Beyond {
-        let log = lock(&self.log);
-        let end = log.first + log.entries.len() as u64;
-        let Some(skip) = position.checked_sub(log.first) else { return Beyond::Forgotten(end) };
-        let mut ids = Vec::new();
-        let mut next = position;
-        for (owner, id) in log.entries.iter().skip(usize::try_from(skip).unwrap_or(usize::MAX)) {
-            if ids.len() == max {
-                break;
-            }
-            next += 1;
-            if owner == tenant {
-                ids.push(*id);
-            }
-        }
-        Beyond::Ids(ids, next)
+        self.0.subscribe()
     }
 
     fn publish(&self, outcome: &CommitOutcome) {
-        let end = {
-            let mut log = lock(&self.log);
-            for tenant in &outcome.tenants {
-                log.entries.extend(tenant.written.iter().map(|id| (tenant.tenant.clone(), *id)));
-            }
-            let excess = log.entries.len().saturating_sub(HUB_MAX);
-            log.entries.drain(..excess);
-            log.first += excess as u64;
-            log.first + log.entries.len() as u64
-        };
-        self.newest.send_if_modified(|newest| std::mem::replace(newest, end) != end);
+        let more: usize = outcome.tenants.iter().map(|tenant| tenant.written.len()).sum();
+        self.0.send_if_modified(|count| {
+            *count += more as u64;
+            more > 0
+        });
     }
 }
 
@@ -289,6 +235,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use meter::attribution::TenantName;
+    use meter::record::RecordId;
     use store::TenantCommit;
 
     fn tenant(name: &str) -> TenantName {
@@ -302,35 +250,6 @@ mod tests {
         CommitOutcome {
             tenants: vec![TenantCommit { tenant, records, duplicates: 0, result: Ok(()), written }],
         }
-    }
-
-    #[test]
-    fn a_hub_shows_each_tenant_its_own_ids_in_commit_order() {
-        let hub = Hub::default();
-        hub.publish(&outcome("a", 5..7));
-        hub.publish(&outcome("b", 0..2));
-        hub.publish(&outcome("a", 1..2));
-        let ids = |list: &[u128]| list.iter().copied().map(RecordId).collect::<Vec<_>>();
-        for (position, name, max, expected) in [
-            (0, "a", 10, Beyond::Ids(ids(&[5, 6, 1]), 5)),
-            (0, "b", 10, Beyond::Ids(ids(&[0, 1]), 5)),
-            (0, "a", 2, Beyond::Ids(ids(&[5, 6]), 2)),
-            (2, "a", 2, Beyond::Ids(ids(&[1]), 5)),
-            (5, "a", 2, Beyond::Ids(ids(&[]), 5)),
-            (0, "c", 2, Beyond::Ids(ids(&[]), 5)),
-        ] {
-            assert_eq!(hub.beyond(position, &tenant(name), max), expected, "{position} {name} {max}");
-        }
-    }
-
-    #[test]
-    fn a_hub_says_when_it_has_forgotten() {
-        let hub = Hub::default();
-        let many = HUB_MAX as u128 + 3;
-        hub.publish(&outcome("a", 0..many));
-        assert_eq!(hub.beyond(2, &tenant("a"), 1), Beyond::Forgotten(HUB_MAX as u64 + 3));
-        assert_eq!(hub.beyond(3, &tenant("a"), 1), Beyond::Ids(vec![RecordId(3)], 4));
-        assert_eq!(hub.position(), HUB_MAX as u64 + 3);
     }
 
     /// As when the disk is wedged: nobody takes anything, and nobody waits.

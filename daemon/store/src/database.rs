@@ -45,6 +45,9 @@ pub(crate) struct Tuning {
     pub(crate) flush_every_ms: u64,
 }
 
+/// A row's key and its new value; without one it is removed.
+pub(crate) type Change = (Vec<u8>, Option<Vec<u8>>);
+
 /// Key that the self-check writes.
 const PROBE: &[u8] = b"p";
 
@@ -67,9 +70,8 @@ impl Database {
         fenced(|| self.db.contains_key(key))
     }
 
-    /// Applies the rows, all or none of them even across a crash, without waiting for the disk. A row without a value
-    /// is removed.
-    pub(crate) fn apply(&self, rows: Vec<(Vec<u8>, Option<Vec<u8>>)>) -> Result<(), Failed> {
+    /// Applies the rows, all or none of them even across a crash, without waiting for the disk.
+    pub(crate) fn apply(&self, rows: Vec<Change>) -> Result<(), Failed> {
         let mut batch = sled::Batch::default();
         for (key, value) in rows {
             match value {

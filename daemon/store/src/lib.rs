@@ -15,6 +15,7 @@
 
 mod database;
 mod durable;
+mod feed;
 mod format;
 mod gate;
 mod key;
@@ -33,6 +34,7 @@ mod tenant;
 #[cfg(test)]
 mod tests;
 
+pub use feed::{FeedQuery, Position, Stretch};
 pub use layout::{Layout, PrepareError, Prepared, prepare};
 pub use query::{GroupKey, Kind, LIMIT_DEFAULT, LIMIT_MAX, ListQuery, Page, ReadError, UsageQuery, UsageRow};
 pub use read::TenantReader;

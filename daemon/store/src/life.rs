@@ -49,17 +49,27 @@ pub(crate) struct Tally {
     pub(crate) expired: u64,
     /// Retention has deleted records of hours before this one.
     pub(crate) horizon: u64,
+    /// Number of the next record that is committed.
+    pub(crate) next: u64,
+    /// Which database it is: random, so that positions in another one are known.
+    pub(crate) age: u64,
 }
 
 impl Tally {
     pub(crate) fn encode(self) -> Vec<u8> {
-        let Tally { records, bytes, expired, horizon } = self;
-        Meta { format: IDENTITY_FORMAT, records, bytes, expired, horizon }.encode_to_vec()
+        let Tally { records, bytes, expired, horizon, next, age } = self;
+        Meta { format: IDENTITY_FORMAT, records, bytes, expired, horizon, next, age }.encode_to_vec()
     }
 
     fn decode(plain: &[u8]) -> Option<Tally> {
-        let Meta { format, records, bytes, expired, horizon } = Meta::decode(plain).ok()?;
-        (format == IDENTITY_FORMAT).then_some(Tally { records, bytes, expired, horizon })
+        let Meta { format, records, bytes, expired, horizon, next, age } = Meta::decode(plain).ok()?;
+        (format == IDENTITY_FORMAT).then_some(Tally { records, bytes, expired, horizon, next, age })
+    }
+
+    fn of_a_new_database() -> Result<Tally, Failed> {
+        let mut age = [0; 8];
+        aws_lc_rs::rand::fill(&mut age).map_err(|_| Failed::around("no random numbers"))?;
+        Ok(Tally { age: u64::from_be_bytes(age), ..Tally::default() })
     }
 }
 
@@ -156,11 +166,12 @@ impl Tenant {
                 if strangers {
                     return Err(Failed::damaged("its first row is missing"));
                 }
-                let frame = self.sealer.seal(Row::Meta, META, &Tally::default().encode());
+                let tally = Tally::of_a_new_database()?;
+                let frame = self.sealer.seal(Row::Meta, META, &tally.encode());
                 let frame = frame.map_err(|_| Failed::damaged("the cipher library failed"))?;
                 database.apply(vec![(META.to_vec(), Some(frame))])?;
                 database.flush()?;
-                Tally::default()
+                tally
             }
         };
         let counted = count_records(&database)?;

@@ -40,7 +40,7 @@ impl TenantReader {
     /// [`ReadError::Failed`].
     pub fn get(&self, id: RecordId) -> Result<Option<Record>, ReadError> {
         let key = record_key(id);
-        let frame = self.0.read(|database| database.get(&key)).map_err(|why| self.failed(why))?;
+        let frame = self.0.read(|database, _| database.get(&key)).map_err(|why| self.failed(why))?;
         Ok(frame.and_then(|frame| self.0.open_record(&key, &frame)))
     }
 
@@ -113,7 +113,7 @@ impl TenantReader {
             return Ok(Vec::new());
         }
         let mut table = Table::new(self.0.name.as_str(), query);
-        let horizon = self.0.horizon();
+        let horizon = self.0.tally().horizon;
         let (since, until) =
             (outward(since, horizon, u64::wrapping_div), outward(until, horizon, u64::div_ceil));
         let first_whole = since.div_ceil(HOUR_NS);
@@ -125,7 +125,7 @@ impl TenantReader {
         let mut broken = BTreeSet::new();
         let mut whole: BTreeMap<u64, Vec<(Dimensions, Sums)>> = BTreeMap::new();
         let (from, to) = rollup_bounds(first_whole, end_whole - 1);
-        let scanned = self.0.read(|database| {
+        let scanned = self.0.read(|database, _| {
             database.scan(&from, &to, false, |key, frame| {
                 let Some(hour) = hour_of_key(key) else { return true };
                 match self.0.open_sums(key, frame) {
@@ -187,7 +187,7 @@ impl TenantReader {
         while first <= last {
             let (from, to) = (record_key(first), record_key(last));
             let (mut seen, mut done, mut newest) = (0, false, None);
-            let scanned = self.0.read(|database| {
+            let scanned = self.0.read(|database, _| {
                 database.scan(&from, &to, descending, |key, frame| {
                     seen += 1;
                     newest = id_of(key);
@@ -209,7 +209,7 @@ impl TenantReader {
         Ok(())
     }
 
-    fn failed(&self, why: Failed) -> ReadError {
+    pub(crate) fn failed(&self, why: Failed) -> ReadError {
         ReadError::Failed { tenant: self.0.name.as_str().to_owned(), detail: why.detail }
     }
 }

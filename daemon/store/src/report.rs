@@ -39,9 +39,9 @@ impl Default for Published {
 }
 
 impl Published {
-    /// See [`Tally::horizon`].
-    pub(crate) fn horizon(&self) -> u64 {
-        self.tally.horizon
+    /// What the database holds.
+    pub(crate) fn tally(&self) -> Tally {
+        self.tally
     }
 }
 
@@ -106,7 +106,7 @@ impl Tenant {
 
     /// Looks at the directory; may take as long as the disk does.
     pub(crate) fn measure(&self) {
-        let oldest_hour = self.read(oldest_hour).ok().flatten();
+        let oldest_hour = self.read(|database, _| oldest_hour(database)).ok().flatten();
         let mut found = Measured { oldest_hour, ..Measured::default() };
         for entry in fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let name = entry.file_name();

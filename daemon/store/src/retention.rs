@@ -9,10 +9,10 @@ use std::time::Duration;
 
 use meter::time::UnixNanos;
 
-use crate::database::{Database, Failed};
+use crate::database::{Change, Database, Failed};
 use crate::life::{Slot, Tally, row_bytes};
 use crate::rollup::HOUR_NS;
-use crate::rows::{META, hour_of_id, id_bounds, id_of, record_key, rollup_bounds};
+use crate::rows::{META, commit_bounds, hour_of_id, id_bounds, id_of, record_key, rollup_bounds};
 use crate::seal::Row;
 use crate::tenant::Tenant;
 
@@ -101,6 +101,9 @@ impl Tenant {
             })?;
         }
         if rows.is_empty() {
+            rows = self.commits_of_nothing(database)?;
+        }
+        if rows.is_empty() {
             return Ok(false);
         }
         let meta = self.sealer.seal(Row::Meta, META, &after.encode());
@@ -111,6 +114,26 @@ impl Tenant {
         *tally = after;
         self.mark(tally);
         Ok(true)
+    }
+}
+
+impl Tenant {
+    /// The oldest commits, as far as none of their records is there any more.
+    fn commits_of_nothing(&self, database: &Database) -> Result<Vec<Change>, Failed> {
+        let (first, last) = commit_bounds(0);
+        let mut commits = Vec::new();
+        database.scan(&first, &last, false, |key, frame| {
+            commits.push((key.to_vec(), self.open_commit(key, frame)));
+            commits.len() < BATCH_ROWS
+        })?;
+        let mut gone = Vec::new();
+        for (key, id) in commits {
+            if id.is_some_and(|id| database.contains(&record_key(id)).unwrap_or(true)) {
+                break;
+            }
+            gone.push((key, None));
+        }
+        Ok(gone)
     }
 }
 

@@ -1,4 +1,5 @@
-//! Keys of rows. `m`: the row that describes the database. `r` and an id: a record. `u`, an hour and a name: a roll-up.
+//! Keys of rows. `c` and a number: what was committed under that number. `m`: the row that describes the database. `r`
+//! and an id: a record. `u`, an hour and a name: a roll-up.
 //! Numbers are big endian, so that keys are ordered by time.
 
 use meter::record::RecordId;
@@ -9,6 +10,24 @@ use crate::rollup::HOUR_NS;
 pub(crate) const META: &[u8] = b"m";
 /// Before and behind the keys of all records and roll-ups.
 pub(crate) const ALL: (&[u8], &[u8]) = (b"r", b"v");
+
+/// Key of the row that names the record which was committed under that number.
+pub(crate) fn commit_key(number: u64) -> [u8; 9] {
+    let mut key = [0; 9];
+    key[0] = b'c';
+    key[1..].copy_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// First and last possible key of commits from `number` on.
+pub(crate) fn commit_bounds(number: u64) -> ([u8; 9], [u8; 9]) {
+    (commit_key(number), commit_key(u64::MAX))
+}
+
+/// The number that a commit's key tells.
+pub(crate) fn number_of(key: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(key.strip_prefix(b"c")?.try_into().ok()?))
+}
 
 /// Key of a record's row.
 pub(crate) fn record_key(id: RecordId) -> [u8; 17] {

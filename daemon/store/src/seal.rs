@@ -15,6 +15,7 @@ pub(crate) enum Row {
     Flow = 2,
     Rollup = 3,
     Meta = 4,
+    Commit = 5,
 }
 
 const VERSION: u8 = 1;

@@ -190,6 +190,8 @@ impl Tenant {
             after.records = after.records.saturating_add(1);
             after.bytes = after.bytes.saturating_add(row_bytes(&key, &frame));
             rows.push((key.to_vec(), Some(frame)));
+            rows.push(self.commit_row(after.next, record.id)?);
+            after.next += 1;
             rollup::count(hours.entry(hour_of(record.started_at)).or_default(), record);
         }
         if ids.is_empty() {
@@ -267,7 +269,7 @@ impl Tenant {
         self.sealer.open(row, key, frame).ok()
     }
 
-    fn refuse(&self, key: &[u8]) {
+    pub(crate) fn refuse(&self, key: &[u8]) {
         let mut refused = lock(&self.refused);
         if refused.len() < REFUSED_MAX && refused.insert(key.into()) {
             tracing::warn!(tenant = self.name.as_str(), "a stored row does not verify and is not shown");
@@ -275,19 +277,22 @@ impl Tenant {
     }
 
     /// Reads from the database, unless a writer waits for the disk for longer than a reader does.
-    pub(crate) fn read<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failed>) -> Result<T, Failed> {
+    pub(crate) fn read<T>(
+        &self,
+        work: impl FnOnce(&Database, &Tally) -> Result<T, Failed>,
+    ) -> Result<T, Failed> {
         // Whoever comes when it is known to be stuck need not wait to find out.
         let patience = if self.stuck_for().is_some() { Duration::ZERO } else { READER_PATIENCE };
         match self.gate.read(patience).as_deref() {
-            Some(Housed { slot: Slot::Open { database, .. }, .. }) => work(database),
+            Some(Housed { slot: Slot::Open { database, tally }, .. }) => work(database, tally),
             Some(Housed { slot: Slot::Failed { why, .. }, .. }) => Err(why.clone()),
             None => Err(Failed::around("the disk does not answer")),
         }
     }
 
-    /// Retention has deleted records of hours before this one.
-    pub(crate) fn horizon(&self) -> u64 {
-        lock(&self.published).horizon()
+    /// What the database holds, as last published.
+    pub(crate) fn tally(&self) -> Tally {
+        lock(&self.published).tally()
     }
 }
 

@@ -632,6 +632,9 @@ pub struct AttributionRecord {
     /// Set instead of `exchange` for a record that is about a connection.
     #[prost(message, optional, tag = "20")]
     pub flow: ::core::option::Option<Flow>,
+    /// In a watch only: what to send as `cursor` to go on behind this record.
+    #[prost(string, tag = "21")]
+    pub cursor: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetAttributionRequest {
@@ -666,16 +669,21 @@ pub struct ListAttributionsResponse {
     #[prost(string, tag = "2")]
     pub next_cursor: ::prost::alloc::string::String,
 }
+/// Records come in the order in which they became durable, each once.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchAttributionsRequest {
     #[prost(string, tag = "1")]
     pub tenant: ::prost::alloc::string::String,
-    /// Records that started before it are not sent. Absent: only what is recorded from now on.
+    /// Records that started before it are not sent. Absent, without a cursor: only what is recorded from now on.
     #[prost(message, optional, tag = "2")]
     pub since: ::core::option::Option<::prost_types::Timestamp>,
     /// Connections too, not only exchanges.
     #[prost(bool, tag = "3")]
     pub include_flows: bool,
+    /// `cursor` of the last record that was received, or the metadata `venturi-cursor` with which a watch begins: goes on
+    /// behind it, after a restart too.
+    #[prost(string, tag = "4")]
+    pub cursor: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ExplainRequest {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use jiff::Timestamp;
-use proto::v1::{AttributionRecord, ListAttributionsRequest, WatchAttributionsRequest};
+use proto::v1::{AttributionRecord, ListAttributionsRequest};
 
 use crate::action::{Calls, Listing};
 use crate::client::Client;
@@ -12,7 +12,7 @@ use crate::failure::{Failure, Outcome};
 use crate::follow::{BackOff, Cursor};
 use crate::output::json::Object;
 use crate::output::table::Rolling;
-use crate::output::{Look, call, print, table, text};
+use crate::output::{Look, call, print, table};
 
 /// Lists or follows.
 pub(crate) async fn run(
@@ -26,7 +26,7 @@ pub(crate) async fn run(
     if !follow {
         return list(&client, listing, json, now).await;
     }
-    let cursor = Cursor::new(listing.since.map(|since| since.resolve(now)), now);
+    let cursor = Cursor::new(listing.since.map(|since| since.resolve(now)));
     let mut sink = Sink::new(json, listing.limit)?;
     self::follow(client, socket, &listing.tenant, cursor, &mut |record| sink.show(record)).await
 }
@@ -116,15 +116,12 @@ async fn watch(
     show: &mut Show<'_>,
     back_off: &mut BackOff,
 ) -> Result<Watch, Failure> {
-    let request = WatchAttributionsRequest {
-        tenant: tenant.to_owned(),
-        since: cursor.open().map(text::stamp),
-        include_flows: false,
-    };
-    let mut records = client.watch(request).await?;
+    let (began, mut records) = client.watch(cursor.request(tenant)).await?;
+    cursor.began(&began);
     while let Some(record) = records.message().await.map_err(|status| Failure::Refused(Box::new(status)))? {
         back_off.reset();
-        if record.exchange.is_some() && cursor.admit(&record) && show(&record)? {
+        cursor.passed(&record);
+        if record.exchange.is_some() && show(&record)? {
             return Ok(Watch::Enough);
         }
     }

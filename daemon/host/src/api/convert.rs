@@ -37,6 +37,7 @@ pub(super) fn record(record: &Record) -> v1::AttributionRecord {
     // Confidence above 0.80 with a known owner is what makes a row exportable without being asked for.
     let band = attribution.confidence.band();
     v1::AttributionRecord {
+        cursor: String::new(),
         id: id.to_text(),
         started_at: Some(timestamp(*started_at)),
         exchange,

@@ -31,7 +31,7 @@ use tonic::{Code, Request, Status};
 use tonic_types::{ErrorDetails, StatusExt as _};
 
 use crate::telemetry::Telemetry;
-use crate::writer::Hub;
+use crate::writer::Commits;
 use access::{Access, Peer, Principal, Refusal};
 
 /// Domain of the reasons in error details.
@@ -51,8 +51,8 @@ const RESPONSE_BYTES_MAX: usize = 64 * 1024 * 1024;
 pub struct Serving {
     /// The stores; read through a verified tenant only.
     pub stores: Stores,
-    /// What watchers follow.
-    pub hub: Arc<Hub>,
+    /// What wakes watchers.
+    pub commits: Arc<Commits>,
     /// Who may ask for what.
     pub access: Access,
     /// What the daemon says of itself.

@@ -14,7 +14,6 @@ use proto::v1::usage_service_server::UsageService;
 use store::{GroupKey, Kind, ListQuery, Page, TenantReader, UsageQuery};
 use tonic::{Request, Response, Status};
 
-use super::access::VerifiedTenant;
 use super::{Questions, Serving, convert, watch};
 
 /// Records of a page at most, about 2 MiB: a client that reads slowly holds no more. A larger limit is lowered to it.
@@ -24,24 +23,18 @@ const PAGE_MAX: usize = 1_000;
 #[derive(Clone, Debug)]
 pub(super) struct TenantQueries(pub(super) Arc<Serving>);
 
-/// A tenant's reader, with the proof that the caller may have it.
-pub(super) struct Granted {
-    pub(super) tenant: VerifiedTenant,
-    pub(super) reader: TenantReader,
-}
-
 impl TenantQueries {
-    fn granted<T>(&self, request: &Request<T>, tenant: &str) -> Result<Granted, Status> {
+    /// The reader of a tenant that the caller may read.
+    fn granted<T>(&self, request: &Request<T>, tenant: &str) -> Result<TenantReader, Status> {
         let tenant =
             self.0.principal(request)?.tenant(tenant).map_err(|refusal| self.0.refuse(request, &refusal))?;
-        match tenant.reader(&self.0.stores) {
-            Some(reader) => Ok(Granted { tenant, reader }),
-            None => Err(Status::unavailable("the tenant's store is not open: see `venturi status`")),
-        }
+        tenant
+            .reader(&self.0.stores)
+            .ok_or_else(|| Status::unavailable("the tenant's store is not open: see `venturi status`"))
     }
 
     async fn page<T>(&self, request: &Request<T>, of: Listing<'_>) -> Result<Page, Status> {
-        let Granted { reader, .. } = self.granted(request, of.tenant)?;
+        let reader = self.granted(request, of.tenant)?;
         let query = of.query()?;
         self.0.questions.ask(move || reader.list(&query)).await
     }
@@ -108,7 +101,7 @@ impl Records for TenantQueries {
         request: Request<v1::GetAttributionRequest>,
     ) -> Result<Response<v1::AttributionRecord>, Status> {
         let v1::GetAttributionRequest { tenant, id } = request.get_ref();
-        let Granted { reader, .. } = self.granted(&request, tenant)?;
+        let reader = self.granted(&request, tenant)?;
         let record = get(&self.0.questions, reader, id).await?;
         Ok(Response::new(convert::record(&record)))
     }
@@ -135,12 +128,25 @@ impl Records for TenantQueries {
         &self,
         request: Request<v1::WatchAttributionsRequest>,
     ) -> Result<Response<Self::WatchAttributionsStream>, Status> {
-        let v1::WatchAttributionsRequest { tenant, since, include_flows } = request.get_ref();
-        let granted = self.granted(&request, tenant)?;
+        let v1::WatchAttributionsRequest { tenant, since, include_flows, cursor } = request.get_ref();
+        let reader = self.granted(&request, tenant)?;
         let since = since.as_ref().map(|at| nanos("since", at)).transpose()?;
         let kind = if *include_flows { Kind::Any } else { Kind::Exchange };
-        let records = watch::start(Arc::clone(&self.0), granted, since, kind);
-        Ok(Response::new(Box::pin(records)))
+        let begin = match (cursor.as_str(), since) {
+            ("", None) => watch::Begin::Now,
+            ("", Some(_)) => watch::Begin::Oldest,
+            (text, _) => watch::Begin::Behind(
+                text.parse()
+                    .map_err(|()| Status::invalid_argument("cursor: not one that a watch has returned"))?,
+            ),
+        };
+        let (position, records) = watch::start(Arc::clone(&self.0), reader, begin, since, kind);
+        let mut response = Response::new(Box::pin(records) as Self::WatchAttributionsStream);
+        // For a client that is cut off before the first record.
+        if let Ok(position) = position.to_string().parse() {
+            response.metadata_mut().insert(proto::WATCH_CURSOR, position);
+        }
+        Ok(response)
     }
 
     async fn explain(
@@ -148,7 +154,7 @@ impl Records for TenantQueries {
         request: Request<v1::ExplainRequest>,
     ) -> Result<Response<v1::Explanation>, Status> {
         let v1::ExplainRequest { tenant, id } = request.get_ref();
-        let Granted { reader, .. } = self.granted(&request, tenant)?;
+        let reader = self.granted(&request, tenant)?;
         let record = get(&self.0.questions, reader, id).await?;
         Ok(Response::new(convert::explanation(&record)))
     }
@@ -161,7 +167,7 @@ impl UsageService for TenantQueries {
         request: Request<v1::QueryUsageRequest>,
     ) -> Result<Response<v1::QueryUsageResponse>, Status> {
         let v1::QueryUsageRequest { tenant, range: span, group_by, bucket_seconds } = request.get_ref();
-        let Granted { reader, .. } = self.granted(&request, tenant)?;
+        let reader = self.granted(&request, tenant)?;
         let (since, until) = range(span.as_ref())?;
         let group_by = group_by.iter().map(|name| group_key(name)).collect::<Result<Vec<_>, Status>>()?;
         if bucket_seconds % 3_600 != 0 {

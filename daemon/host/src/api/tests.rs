@@ -70,7 +70,7 @@ impl Daemon {
         let (stop, stopping) = signal::channel(false);
         let serving = Serving {
             stores,
-            hub: Arc::clone(&writer.hub),
+            commits: Arc::clone(&writer.commits),
             access: Access::new(&config, None),
             telemetry: Arc::new(telemetry),
             questions: Questions::new(crate::QUESTIONS_MAX),
@@ -94,7 +94,7 @@ impl Daemon {
 
     /// Sends records and waits until they are committed.
     async fn store(&self, records: impl IntoIterator<Item = Record>) {
-        let mut newest = self.writer.as_ref().expect("running").hub.subscribe();
+        let mut newest = self.writer.as_ref().expect("running").commits.subscribe();
         let mut expected = *newest.borrow_and_update();
         for record in records {
             expected += 1;
@@ -345,6 +345,41 @@ async fn a_watch_gets_every_record_once_old_late_and_new() {
     assert_eq!(watch.message().await.expect("an orderly end"), None);
     drop(watch);
     stopped.await.expect("an orderly stop");
+}
+
+/// A client that reads nothing for a while gets everything in the order of the commits, and one that comes back with a
+/// cursor goes on behind it: of the beginning, before any record, or of a record.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watch_goes_on_behind_its_cursor() {
+    const MANY: u64 = 3_000;
+    let daemon = Daemon::start(ONE).await;
+    daemon.store((0..10).map(|n| call("default", n))).await;
+    let follow = async |cursor: &str, expected: std::ops::Range<u64>| {
+        let request = v1::WatchAttributionsRequest { cursor: cursor.to_owned(), ..Default::default() };
+        let answer = daemon.records().watch_attributions(request).await.expect("a watch");
+        let begin =
+            answer.metadata().get(proto::WATCH_CURSOR).expect("a cursor").to_str().expect("text").to_owned();
+        let mut watch = answer.into_inner();
+        if cursor.is_empty() {
+            // Newest first by their start: commit order is another one.
+            daemon.store((10..MANY).rev().map(|n| call("default", n))).await;
+        }
+        let mut cursors = Vec::new();
+        for place in expected {
+            let next = tokio::time::timeout(Duration::from_secs(20), watch.message()).await.expect("in time");
+            let record = next.expect("a healthy stream").expect("not the end");
+            assert_eq!(record.id, call("default", MANY - 1 - place).id.to_text());
+            cursors.push(record.cursor);
+        }
+        (begin, cursors)
+    };
+    let (begin, cursors) = follow("", 0..MANY - 10).await;
+    assert_eq!(follow(&begin, 0..MANY - 10).await, (begin.clone(), cursors.clone()));
+    assert_eq!(follow(&cursors[1_999], 2_000..MANY - 10).await.1, cursors[2_000..]);
+    let bad = v1::WatchAttributionsRequest { cursor: "attr_1".into(), ..Default::default() };
+    let refused = daemon.records().watch_attributions(bad).await.expect_err("no cursor of ours");
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    daemon.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,12 @@ pub(crate) struct Meta {
     /// Retention has deleted records of hours before this one.
     #[prost(uint64, tag = "5")]
     pub(crate) horizon: u64,
+    /// Number of the next record that is committed.
+    #[prost(uint64, tag = "6")]
+    pub(crate) next: u64,
+    /// Random, made with the database.
+    #[prost(fixed64, tag = "7")]
+    pub(crate) age: u64,
 }
 
 /// Sums of one hour and one combination of dimensions.

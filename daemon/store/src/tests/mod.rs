@@ -3,6 +3,7 @@
 mod crash;
 mod disk;
 mod faults;
+mod feed;
 mod model;
 mod retention;
 mod samples;
