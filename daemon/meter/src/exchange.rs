@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::detail::Details;
 use crate::time::{Moment, UnixNanos};
 
 /// A TLS session or a plain connection, unique while the daemon lives. Allotted by capture.
@@ -83,6 +84,8 @@ pub struct Usage {
     pub total: Option<u64>,
     /// Server-side web searches, billed per request.
     pub web_search_requests: Option<u64>,
+    /// What few providers report, and units that are not tokens.
+    pub details: Details,
 }
 
 impl Usage {

@@ -10,6 +10,7 @@
 #![deny(clippy::float_arithmetic)]
 
 pub mod attribution;
+pub mod detail;
 pub mod directory;
 pub mod exchange;
 pub mod flow;

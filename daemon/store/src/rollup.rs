@@ -90,7 +90,7 @@ impl Sums {
             without_usage: message.without_usage,
             without_cost: message.without_cost,
             errors: message.errors,
-            usage: message.usage.map(format::usage_in).unwrap_or_default(),
+            usage: message.usage.as_ref().map(format::usage_in).unwrap_or_default(),
             amount: amount(message.amount)?,
             eligible: amount(message.eligible)?,
         };
@@ -134,7 +134,9 @@ fn add_usage(sum: &mut Usage, more: &Usage) {
         image_output,
         total,
         web_search_requests,
+        details,
     } = *more;
+    sum.details.add_all(&details);
     let pairs = [
         (&mut sum.input, input),
         (&mut sum.output, output),

@@ -463,7 +463,7 @@ pub struct RateLimit {
     pub reset_at: ::core::option::Option<::prost_types::Timestamp>,
 }
 /// Token counts in OpenTelemetry's meaning: input includes cached, output includes reasoning.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+#[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Usage {
     #[prost(uint64, optional, tag = "1")]
     pub input_tokens: ::core::option::Option<u64>,
@@ -491,6 +491,24 @@ pub struct Usage {
     pub total_tokens: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "13")]
     pub web_search_requests: ::core::option::Option<u64>,
+    /// Counts that few providers report. They refine the ones above and never add to them.
+    #[prost(message, repeated, tag = "14")]
+    pub details: ::prost::alloc::vec::Vec<UsageDetail>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct UsageDetail {
+    /// Tokens of the input or output: "text_input_tokens", "video_input_tokens", "document_input_tokens",
+    /// "tool_input_tokens", "citation_tokens", "cached_text_input_tokens", "cached_audio_input_tokens",
+    /// "cached_image_input_tokens", "cached_video_input_tokens", "cache_creation_30m_input_tokens",
+    /// "cache_creation_12h_input_tokens", "text_output_tokens", "video_output_tokens", "accepted_prediction_tokens",
+    /// "rejected_prediction_tokens"; tokens that are billed, where the provider states other ones than it used:
+    /// "billed_input_tokens", "billed_output_tokens"; units that are not tokens: "images", "input_images", "image_pixels",
+    /// "video_pixels", "audio_input_ms", "characters", "pages", "search_units", "classifications", "search_queries",
+    /// "sources", "web_fetch_requests".
+    #[prost(string, tag = "1")]
+    pub unit: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "2")]
+    pub count: u64,
 }
 #[derive(Clone, Copy, PartialEq, ::prost::Message)]
 pub struct Timing {

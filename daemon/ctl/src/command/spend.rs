@@ -82,7 +82,7 @@ fn render(mut rows: Vec<UsageRow>, by: &[GroupKey], bucketed: bool, look: Look) 
         if bucketed {
             cells.insert(0, text::clock(row.bucket_start.as_ref()));
         }
-        let usage = row.usage.unwrap_or_default();
+        let usage = row.usage.clone().unwrap_or_default();
         cells.extend([
             text::count(row.exchanges),
             text::count_or(usage.input_tokens),

@@ -92,21 +92,23 @@ pub(crate) fn usage(usage: Option<&Usage>) -> Object {
         image_output_tokens,
         total_tokens,
         web_search_requests,
-    } = *usage;
-    Object::new()
-        .opt("input_tokens", input_tokens)
-        .opt("output_tokens", output_tokens)
-        .opt("cache_read_input_tokens", cache_read_input_tokens)
-        .opt("cache_creation_input_tokens", cache_creation_input_tokens)
-        .opt("cache_creation_5m_input_tokens", cache_creation_5m_input_tokens)
-        .opt("cache_creation_1h_input_tokens", cache_creation_1h_input_tokens)
-        .opt("reasoning_output_tokens", reasoning_output_tokens)
-        .opt("audio_input_tokens", audio_input_tokens)
-        .opt("audio_output_tokens", audio_output_tokens)
-        .opt("image_input_tokens", image_input_tokens)
-        .opt("image_output_tokens", image_output_tokens)
-        .opt("total_tokens", total_tokens)
-        .opt("web_search_requests", web_search_requests)
+        details,
+    } = usage;
+    let object = Object::new()
+        .opt("input_tokens", *input_tokens)
+        .opt("output_tokens", *output_tokens)
+        .opt("cache_read_input_tokens", *cache_read_input_tokens)
+        .opt("cache_creation_input_tokens", *cache_creation_input_tokens)
+        .opt("cache_creation_5m_input_tokens", *cache_creation_5m_input_tokens)
+        .opt("cache_creation_1h_input_tokens", *cache_creation_1h_input_tokens)
+        .opt("reasoning_output_tokens", *reasoning_output_tokens)
+        .opt("audio_input_tokens", *audio_input_tokens)
+        .opt("audio_output_tokens", *audio_output_tokens)
+        .opt("image_input_tokens", *image_input_tokens)
+        .opt("image_output_tokens", *image_output_tokens)
+        .opt("total_tokens", *total_tokens)
+        .opt("web_search_requests", *web_search_requests);
+    details.iter().fold(object, |object, detail| object.set(&detail.unit, detail.count))
 }
 
 /// What it cost. A version of 0 means that no catalogue was used.

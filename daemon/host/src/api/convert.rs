@@ -3,6 +3,7 @@
 //! Structs are taken apart without `..` where a new field must not be forgotten.
 
 use meter::attribution::{Candidate, Evidence, Owner};
+use meter::detail::Detail;
 use meter::exchange::{Exchange, RateLimit, RateLimits, Reset, Timing, ToolUse, Usage};
 use meter::record::{Cost, CostPart, Coverage, Flow, FlowSeen, Record, RecordId, Subject};
 use meter::time::{Moment, UnixNanos};
@@ -324,8 +325,11 @@ fn usage(of: &Usage) -> v1::Usage {
         image_output,
         total,
         web_search_requests,
+        details,
     } = *of;
+    let detail = |(detail, count): (Detail, u64)| v1::UsageDetail { unit: detail.as_str().to_owned(), count };
     v1::Usage {
+        details: details.iter().map(detail).collect(),
         input_tokens: input,
         output_tokens: output,
         cache_read_input_tokens: cache_read,

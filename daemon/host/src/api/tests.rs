@@ -299,7 +299,11 @@ async fn usage_is_grouped() {
     let seen: Vec<_> = rows
         .iter()
         .map(|row| {
-            (row.group["team"].as_str(), row.exchanges, row.usage.and_then(|usage| usage.output_tokens))
+            (
+                row.group["team"].as_str(),
+                row.exchanges,
+                row.usage.as_ref().and_then(|usage| usage.output_tokens),
+            )
         })
         .collect();
     assert_eq!(seen, [("even", 3, Some(6)), ("odd", 3, Some(9))]);

@@ -238,7 +238,9 @@ impl Answer {
                 gap.before_first == 0 || (facts.usages == gap.before_last && !gap.terminal)
             }
         });
-        let usage = (self.dialect.usage)(&facts.counts);
+        let mut usage = (self.dialect.usage)(&facts.counts);
+        usage.details.add_all(facts.counts.details());
+        usage.details.add_all(&facts.outside);
         match () {
             () if missing => (Usage::default(), Verdict::Gap),
             () if !whole => (Usage::default(), Verdict::Cut),

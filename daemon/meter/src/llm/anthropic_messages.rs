@@ -9,6 +9,7 @@ use super::facts::Count::{
     CacheRead, CacheWrite, CacheWrite1h, CacheWrite5m, Input, Output, Reasoning, WebSearch,
 };
 use super::facts::{Counts, Field, Merge};
+use crate::detail::Detail;
 use crate::exchange::Usage;
 
 /// Members of a usage object, below `prefix`.
@@ -24,6 +25,10 @@ macro_rules! usage {
             (concat!($prefix, "/usage/cache_creation/ephemeral_1h_input_tokens"), Field::Count(CacheWrite1h)),
             (concat!($prefix, "/usage/output_tokens_details/thinking_tokens"), Field::Count(Reasoning)),
             (concat!($prefix, "/usage/server_tool_use/web_search_requests"), Field::Count(WebSearch)),
+            (
+                concat!($prefix, "/usage/server_tool_use/web_fetch_requests"),
+                Field::Detail(Detail::WebFetchRequests),
+            ),
             (concat!($prefix, "/usage/service_tier"), Field::Tier),
             (concat!($prefix, "/usage/speed"), Field::Speed),
             (concat!($prefix, "/model"), Field::Model),
@@ -33,8 +38,8 @@ macro_rules! usage {
     };
 }
 
-const WHOLE: [(&str, Field); 14] = usage!("");
-const START: [(&str, Field); 14] = usage!("/message");
+const WHOLE: [(&str, Field); 15] = usage!("");
+const START: [(&str, Field); 15] = usage!("/message");
 const STREAM: [(&str, Field); 9] = [
     ("/type", Field::Kind),
     ("/error", Field::Error),

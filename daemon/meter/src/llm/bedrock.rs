@@ -5,10 +5,11 @@
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
-    CacheRead, CacheReadMetered, CacheWrite, CacheWriteMetered, Input, InputElsewhere, InputMetered, Output,
-    OutputElsewhere, OutputMetered, Total,
+    CacheRead, CacheReadMetered, CacheWrite, CacheWrite1h, CacheWrite5m, CacheWriteMetered, Input,
+    InputElsewhere, InputMetered, Output, OutputElsewhere, OutputMetered, Total,
 };
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, Merge, Whole};
+use crate::detail::Detail;
 use crate::exchange::Usage;
 
 /// Members of Converse's usage object, below `prefix`.
@@ -23,12 +24,15 @@ macro_rules! usage {
             (concat!($prefix, "/cacheReadInputTokenCount"), Field::Count(CacheRead)),
             (concat!($prefix, "/cacheWriteInputTokens"), Field::Count(CacheWrite)),
             (concat!($prefix, "/cacheWriteInputTokenCount"), Field::Count(CacheWrite)),
+            (concat!($prefix, "/cacheDetails/*"), Field::Part(Whole::CacheWrite)),
+            (concat!($prefix, "/cacheDetails/*/ttl"), Field::PartKind),
+            (concat!($prefix, "/cacheDetails/*/inputTokens"), Field::PartCount),
         ]
     };
 }
 
-const USAGE: [(&str, Field); 8] = usage!("/usage");
-const USAGE_NOVA: [(&str, Field); 8] = usage!("/metadata/usage");
+const USAGE: [(&str, Field); 11] = usage!("/usage");
+const USAGE_NOVA: [(&str, Field); 11] = usage!("/metadata/usage");
 
 const CONVERSE_PATHS: [(&str, Field); 6] = [
     ("/stopReason", Field::Finish),
@@ -49,7 +53,8 @@ pub(super) const METRICS: [(&str, Field); 5] = [
 ];
 
 /// A vendor's answer may name a model of its own; the path names the one that is billed.
-const VENDORS: [(&str, Field); 18] = [
+const VENDORS: [(&str, Field); 19] = [
+    ("/images/*", Field::Each(Detail::Images)),
     ("/usage/prompt_tokens", Field::Count(InputElsewhere)),
     ("/usage/completion_tokens", Field::Count(OutputElsewhere)),
     ("/usage/total_tokens", Field::Count(Total)),
@@ -100,6 +105,8 @@ fn excluding_cache(counts: &Counts) -> Usage {
         output: counts.get(Output),
         cache_read: read,
         cache_creation: written,
+        cache_creation_5m: counts.get(CacheWrite5m),
+        cache_creation_1h: counts.get(CacheWrite1h),
         total: counts.get(Total),
         ..Usage::default()
     }

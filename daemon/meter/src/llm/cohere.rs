@@ -1,10 +1,12 @@
 //! Cohere's own API, version 1 and 2.
 //!
-//! `tokens` counts what the model saw, with Cohere's own preamble; `billed_units` is there alone for some operations.
+//! `tokens` counts what the model saw, with Cohere's own preamble; money follows `billed_units`, which are there alone
+//! for some operations.
 
 use super::dialect::{Dialect, Wire};
-use super::facts::Count::{CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
+use super::facts::Count::{CacheRead, ImageInput, Input, InputElsewhere, Output, OutputElsewhere};
 use super::facts::{Counts, Field, Merge};
+use crate::detail::{Detail, Details};
 use crate::exchange::Usage;
 
 /// Members of a usage object, below `prefix`.
@@ -16,15 +18,20 @@ macro_rules! usage {
             (concat!($prefix, "/tokens/output_tokens"), Field::Count(Output)),
             (concat!($prefix, "/billed_units/input_tokens"), Field::Count(InputElsewhere)),
             (concat!($prefix, "/billed_units/output_tokens"), Field::Count(OutputElsewhere)),
+            (concat!($prefix, "/billed_units/search_units"), Field::Detail(Detail::SearchUnits)),
+            (concat!($prefix, "/billed_units/classifications"), Field::Detail(Detail::Classifications)),
+            (concat!($prefix, "/billed_units/images"), Field::Detail(Detail::InputImages)),
+            (concat!($prefix, "/billed_units/image_tokens"), Field::Count(ImageInput)),
+            (concat!($prefix, "/tokens/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/cached_tokens"), Field::Count(CacheRead)),
         ]
     };
 }
 
-const USAGE: [(&str, Field); 6] = usage!("/usage");
-const USAGE_END: [(&str, Field); 6] = usage!("/delta/usage");
-const META: [(&str, Field); 6] = usage!("/meta");
-const META_END: [(&str, Field); 6] = usage!("/response/meta");
+const USAGE: [(&str, Field); 11] = usage!("/usage");
+const USAGE_END: [(&str, Field); 11] = usage!("/delta/usage");
+const META: [(&str, Field); 11] = usage!("/meta");
+const META_END: [(&str, Field); 11] = usage!("/response/meta");
 
 const PATHS: [(&str, Field); 9] = [
     ("/finish_reason", Field::Finish),
@@ -50,10 +57,20 @@ pub static DIALECT: Dialect = Dialect {
 };
 
 fn usage(counts: &Counts) -> Usage {
+    let mut details = Details::default();
+    for (used, billed, detail) in
+        [(Input, InputElsewhere, Detail::BilledInput), (Output, OutputElsewhere, Detail::BilledOutput)]
+    {
+        if let (Some(_), Some(billed)) = (counts.get(used), counts.get(billed)) {
+            details.set(detail, billed);
+        }
+    }
     Usage {
         input: counts.get(Input).or(counts.get(InputElsewhere)),
         output: counts.get(Output).or(counts.get(OutputElsewhere)),
         cache_read: counts.get(CacheRead),
+        image_input: counts.get(ImageInput),
+        details,
         ..Usage::default()
     }
 }

@@ -8,8 +8,8 @@ use super::facts::{Counts, Field, Merge};
 use super::json::Paths;
 use super::request::Wanted;
 use super::{
-    anthropic_messages, batches, bedrock, cohere, embeddings, gemini, grpc, mcp, ollama, openai_chat,
-    openai_responses,
+    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, mcp, ollama,
+    openai_chat, openai_responses,
 };
 use crate::exchange::Usage;
 
@@ -74,7 +74,7 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 19] = [
+pub static ALL: [&Dialect; 21] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -86,6 +86,8 @@ pub static ALL: [&Dialect; 19] = [
     &cohere::DIALECT,
     &ollama::DIALECT,
     &embeddings::DIALECT,
+    &images::DIALECT,
+    &audio::DIALECT,
     &batches::DIALECT,
     &mcp::DIALECT,
     &grpc::XAI,

@@ -1,11 +1,16 @@
-//! Embeddings, re-ranking and moderation of everybody who speaks like OpenAI: input tokens only.
+//! Embeddings, re-ranking, moderation and reading of pages of everybody who speaks like OpenAI: input tokens only, or
+//! units that are not tokens.
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, InputElsewhere, Total};
 use super::facts::{Counts, Field, Merge};
+use crate::detail::Detail;
 use crate::exchange::Usage;
 
-const PATHS: [(&str, Field); 10] = [
+/// US dollars in pico-dollars, as a power of ten.
+const USD: i32 = 12;
+
+const PATHS: [(&str, Field); 21] = [
     ("/model", Field::Model),
     ("/usage", Field::Usage),
     ("/usage/prompt_tokens", Field::Count(Input)),
@@ -13,6 +18,17 @@ const PATHS: [(&str, Field); 10] = [
     ("/usage/prompt_tokens_details/cached_tokens", Field::Count(CacheRead)),
     ("/meta/billed_units", Field::Usage),
     ("/meta/billed_units/input_tokens", Field::Count(InputElsewhere)),
+    ("/usage/cost", Field::Cost(USD)),
+    ("/usage/text_tokens", Field::Detail(Detail::TextInput)),
+    ("/usage/image_pixels", Field::Detail(Detail::ImagePixels)),
+    ("/usage/video_pixels", Field::Detail(Detail::VideoPixels)),
+    ("/usage/search_units", Field::Detail(Detail::SearchUnits)),
+    ("/usage/prompt_audio_seconds", Field::Scaled(Detail::AudioInputMs, 3)),
+    ("/usage/service_tier", Field::Tier),
+    ("/usage_info", Field::Usage),
+    ("/usage_info/pages_processed", Field::Detail(Detail::Pages)),
+    ("/meta/billed_units/search_units", Field::Detail(Detail::SearchUnits)),
+    ("/meta/billed_units/classifications", Field::Detail(Detail::Classifications)),
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),
     ("/error/code", Field::ErrorCode),

@@ -2,6 +2,7 @@
 
 use super::json::Value;
 use super::names;
+use crate::detail::{Detail, Details};
 use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld};
 use crate::limits::FINISH_REASONS_MAX;
 use crate::money::PicoUsd;
@@ -61,20 +62,90 @@ const COUNTS: usize = Count::WebSearch as usize + 1;
 
 /// Counts of one usage object; what it did not name is `None`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts([Option<u64>; COUNTS]);
+pub struct Counts {
+    counts: [Option<u64>; COUNTS],
+    details: Details,
+}
 
 impl Counts {
     /// The count, if it was named.
     pub fn get(&self, count: Count) -> Option<u64> {
-        self.0.get(count as usize).copied().flatten()
+        self.counts.get(count as usize).copied().flatten()
+    }
+
+    /// What it named that few do.
+    pub fn details(&self) -> &Details {
+        &self.details
     }
 
     fn set(&mut self, count: Count, value: Option<u64>) {
         // A null or nonsense never overwrites a value.
-        if let (Some(slot), Some(value)) = (self.0.get_mut(count as usize), value) {
+        if let (Some(slot), Some(value)) = (self.counts.get_mut(count as usize), value) {
             *slot = Some(value);
         }
     }
+}
+
+/// Which count the parts of a list make up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Whole {
+    /// Input, also what tools put in.
+    Input,
+    /// Output.
+    Output,
+    /// What was read from a cache.
+    CacheRead,
+    /// What was written to a cache, by lifetime.
+    CacheWrite,
+}
+
+/// What distinguishes such a part.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Image,
+    Video,
+    Audio,
+    Document,
+    FiveMinutes,
+    OneHour,
+}
+
+impl Kind {
+    /// A modality as Google writes it, also as the number of its enumeration, or a lifetime as Amazon writes it.
+    fn of(value: Value<'_>) -> Option<Kind> {
+        const NAMES: [(&str, Kind); 7] = [
+            ("text", Kind::Text),
+            ("image", Kind::Image),
+            ("video", Kind::Video),
+            ("audio", Kind::Audio),
+            ("document", Kind::Document),
+            ("5m", Kind::FiveMinutes),
+            ("1h", Kind::OneHour),
+        ];
+        match value {
+            Value::Text { bytes, whole: true } => NAMES
+                .iter()
+                .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(bytes))
+                .map(|(_, kind)| *kind),
+            value => match value.count()? {
+                1 => Some(Kind::Text),
+                2 => Some(Kind::Image),
+                3 => Some(Kind::Video),
+                4 => Some(Kind::Audio),
+                5 => Some(Kind::Document),
+                _ => None,
+            },
+        }
+    }
+}
+
+/// An element of such a list, as far as it was read: its members come in any order.
+#[derive(Clone, Copy, Debug, Default)]
+struct Part {
+    of: Option<Whole>,
+    kind: Option<Kind>,
+    count: Option<u64>,
 }
 
 /// What a wanted path means.
@@ -86,6 +157,20 @@ pub enum Field {
     Count(Count),
     /// A part of a count, one of several.
     Sum(Count),
+    /// A count that few report.
+    Detail(Detail),
+    /// The same, times ten to this power.
+    Scaled(Detail, i32),
+    /// The same, outside of any usage object.
+    Outside(Detail),
+    /// One more of these: an object or text outside of any usage object.
+    Each(Detail),
+    /// An element of a list of parts begins.
+    Part(Whole),
+    /// What distinguishes it.
+    PartKind,
+    /// Its count.
+    PartCount,
     /// Model.
     Model,
     /// Kind of an event.
@@ -130,6 +215,8 @@ pub enum Merge {
 pub struct Facts {
     /// Counts in force.
     pub counts: Counts,
+    /// Counts of what stands outside of usage objects.
+    pub outside: Details,
     /// Usage objects seen.
     pub usages: u32,
     /// Model.
@@ -154,6 +241,7 @@ pub struct Facts {
     pub output: bool,
     /// Places where something stood that is no name.
     pub withheld: Withheld,
+    part: Part,
 }
 
 impl Facts {
@@ -163,6 +251,44 @@ impl Facts {
             self.usages = self.usages.max(1);
         }
         self.counts.set(count, value);
+    }
+
+    fn detail(&mut self, detail: Detail, count: Option<u64>) {
+        if let Some(count) = count {
+            self.usages = self.usages.max(1);
+            self.counts.details.set(detail, count);
+        }
+    }
+
+    /// Notes a part once its kind and its count are known; several of a kind add up.
+    fn end_part(&mut self) {
+        let Part { of: Some(of), kind: Some(kind), count: Some(count) } = self.part else { return };
+        self.part = Part::default();
+        let class = match (of, kind) {
+            (Whole::Input, Kind::Image) => Ok(Count::ImageInput),
+            (Whole::Input, Kind::Audio) => Ok(Count::AudioInput),
+            (Whole::Output, Kind::Image) => Ok(Count::ImageOutput),
+            (Whole::Output, Kind::Audio) => Ok(Count::AudioOutput),
+            (Whole::CacheWrite, Kind::FiveMinutes) => Ok(Count::CacheWrite5m),
+            (Whole::CacheWrite, Kind::OneHour) => Ok(Count::CacheWrite1h),
+            (Whole::Input, Kind::Text) => Err(Detail::TextInput),
+            (Whole::Input, Kind::Video) => Err(Detail::VideoInput),
+            (Whole::Input, Kind::Document) => Err(Detail::DocumentInput),
+            (Whole::Output, Kind::Text) => Err(Detail::TextOutput),
+            (Whole::Output, Kind::Video) => Err(Detail::VideoOutput),
+            (Whole::CacheRead, Kind::Text) => Err(Detail::CachedText),
+            (Whole::CacheRead, Kind::Audio) => Err(Detail::CachedAudio),
+            (Whole::CacheRead, Kind::Image) => Err(Detail::CachedImage),
+            (Whole::CacheRead, Kind::Video) => Err(Detail::CachedVideo),
+            _ => return,
+        };
+        match class {
+            Ok(class) => {
+                let sum = self.counts.get(class).unwrap_or(0).checked_add(count);
+                self.counts.set(class, sum);
+            }
+            Err(detail) => self.counts.details.add(detail, count),
+        }
     }
 
     /// Takes a value of a wanted path.
@@ -181,6 +307,35 @@ impl Facts {
                 let sum =
                     value.count().and_then(|part| self.counts.get(count).unwrap_or(0).checked_add(part));
                 self.note(count, sum);
+            }
+            Field::Detail(detail) => self.detail(detail, value.count()),
+            Field::Scaled(detail, power) => {
+                self.detail(detail, value.scaled(power).and_then(|number| u64::try_from(number).ok()));
+            }
+            Field::Outside(detail) => {
+                if let Some(count) = value.count() {
+                    self.usages = self.usages.max(1);
+                    self.outside.set(detail, count);
+                }
+            }
+            Field::Each(detail) => {
+                let there = match value {
+                    Value::Text { bytes, .. } => !bytes.is_empty(),
+                    value => value == Value::Object,
+                };
+                if there {
+                    self.usages = self.usages.max(1);
+                    self.outside.add(detail, 1);
+                }
+            }
+            Field::Part(of) => self.part = Part { of: Some(of), ..Part::default() },
+            Field::PartKind => {
+                self.part.kind = Kind::of(value);
+                self.end_part();
+            }
+            Field::PartCount => {
+                self.part.count = value.count();
+                self.end_part();
             }
             Field::Cost(power) => {
                 // Interim chunks state 0.

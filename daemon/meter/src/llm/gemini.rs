@@ -4,8 +4,11 @@
 //! Every chunk of a stream has cumulative usage; a stream is events or one JSON array written piece by piece.
 
 use super::dialect::{Dialect, Wire};
-use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
-use super::facts::{Counts, Field, Merge};
+use super::facts::Count::{
+    AudioInput, AudioOutput, CacheRead, ImageInput, ImageOutput, Input, Output, Reasoning, ToolInput, Total,
+};
+use super::facts::{Counts, Field, Merge, Whole};
+use crate::detail::{Detail, Details};
 use crate::exchange::Usage;
 
 /// Members of an answer, below `prefix`.
@@ -20,7 +23,23 @@ macro_rules! answer {
             (concat!($prefix, "/usageMetadata/toolUsePromptTokenCount"), Field::Count(ToolInput)),
             (concat!($prefix, "/usageMetadata/cachedContentTokenCount"), Field::Count(CacheRead)),
             (concat!($prefix, "/usageMetadata/totalTokenCount"), Field::Count(Total)),
+            (concat!($prefix, "/usageMetadata/promptTokensDetails/*"), Field::Part(Whole::Input)),
+            (concat!($prefix, "/usageMetadata/promptTokensDetails/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usageMetadata/promptTokensDetails/*/tokenCount"), Field::PartCount),
+            (concat!($prefix, "/usageMetadata/promptTokenDetails/*"), Field::Part(Whole::Input)),
+            (concat!($prefix, "/usageMetadata/promptTokenDetails/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usageMetadata/promptTokenDetails/*/tokenCount"), Field::PartCount),
+            (concat!($prefix, "/usageMetadata/toolUsePromptTokensDetails/*"), Field::Part(Whole::Input)),
+            (concat!($prefix, "/usageMetadata/toolUsePromptTokensDetails/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usageMetadata/toolUsePromptTokensDetails/*/tokenCount"), Field::PartCount),
+            (concat!($prefix, "/usageMetadata/candidatesTokensDetails/*"), Field::Part(Whole::Output)),
+            (concat!($prefix, "/usageMetadata/candidatesTokensDetails/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usageMetadata/candidatesTokensDetails/*/tokenCount"), Field::PartCount),
+            (concat!($prefix, "/usageMetadata/cacheTokensDetails/*"), Field::Part(Whole::CacheRead)),
+            (concat!($prefix, "/usageMetadata/cacheTokensDetails/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usageMetadata/cacheTokensDetails/*/tokenCount"), Field::PartCount),
             (concat!($prefix, "/usageMetadata/serviceTier"), Field::Tier),
+            (concat!($prefix, "/usageMetadata/trafficType"), Field::Tier),
             (concat!($prefix, "/candidates/*/finishReason"), Field::Finish),
             (concat!($prefix, "/candidates/*/content/parts/*/functionCall/name"), Field::Tool),
             (concat!($prefix, "/candidates/*/content/parts/*/text"), Field::Output),
@@ -31,9 +50,13 @@ macro_rules! answer {
     };
 }
 
-const WHOLE: [(&str, Field); 15] = answer!("");
-const ELEMENT: [(&str, Field); 15] = answer!("/*");
-const PREDICT: [(&str, Field); 1] = [("/predictions/*/embeddings/statistics/token_count", Field::Sum(Input))];
+const WHOLE: [(&str, Field); 31] = answer!("");
+const ELEMENT: [(&str, Field); 31] = answer!("/*");
+const PREDICT: [(&str, Field); 3] = [
+    ("/predictions/*/embeddings/statistics/token_count", Field::Sum(Input)),
+    ("/predictions/*/bytesBase64Encoded", Field::Each(Detail::Images)),
+    ("/metadata/billableCharacterCount", Field::Outside(Detail::Characters)),
+];
 
 /// Members of an answer of the interactions API, below `prefix`.
 macro_rules! interaction {
@@ -48,13 +71,25 @@ macro_rules! interaction {
             (concat!($prefix, "/usage/total_tool_use_tokens"), Field::Count(ToolInput)),
             (concat!($prefix, "/usage/total_cached_tokens"), Field::Count(CacheRead)),
             (concat!($prefix, "/usage/total_tokens"), Field::Count(Total)),
+            (concat!($prefix, "/usage/input_tokens_by_modality/*"), Field::Part(Whole::Input)),
+            (concat!($prefix, "/usage/input_tokens_by_modality/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usage/input_tokens_by_modality/*/tokens"), Field::PartCount),
+            (concat!($prefix, "/usage/tool_use_tokens_by_modality/*"), Field::Part(Whole::Input)),
+            (concat!($prefix, "/usage/tool_use_tokens_by_modality/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usage/tool_use_tokens_by_modality/*/tokens"), Field::PartCount),
+            (concat!($prefix, "/usage/output_tokens_by_modality/*"), Field::Part(Whole::Output)),
+            (concat!($prefix, "/usage/output_tokens_by_modality/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usage/output_tokens_by_modality/*/tokens"), Field::PartCount),
+            (concat!($prefix, "/usage/cached_tokens_by_modality/*"), Field::Part(Whole::CacheRead)),
+            (concat!($prefix, "/usage/cached_tokens_by_modality/*/modality"), Field::PartKind),
+            (concat!($prefix, "/usage/cached_tokens_by_modality/*/tokens"), Field::PartCount),
             (concat!($prefix, "/error"), Field::Error),
         ]
     };
 }
 
-const INTERACTION: [(&str, Field); 10] = interaction!("");
-const INTERACTION_EVENT: [(&str, Field); 10] = interaction!("/interaction");
+const INTERACTION: [(&str, Field); 22] = interaction!("");
+const INTERACTION_EVENT: [(&str, Field); 22] = interaction!("/interaction");
 const INTERACTION_STREAM: [(&str, Field); 2] = [("/event_type", Field::Kind), ("/delta/text", Field::Output)];
 
 /// `generateContent`, streamed or not, and embeddings.
@@ -80,11 +115,20 @@ pub static INTERACTIONS: Dialect = Dialect {
 };
 
 fn usage(counts: &Counts) -> Usage {
+    let mut details = Details::default();
+    if let Some(tools) = counts.get(ToolInput) {
+        details.set(Detail::ToolInput, tools);
+    }
     Usage {
         input: sum(counts.get(Input), counts.get(ToolInput)),
         output: sum(counts.get(Output), counts.get(Reasoning)),
         cache_read: counts.get(CacheRead),
         reasoning: counts.get(Reasoning),
+        audio_input: counts.get(AudioInput),
+        audio_output: counts.get(AudioOutput),
+        image_input: counts.get(ImageInput),
+        image_output: counts.get(ImageOutput),
+        details,
         total: counts.get(Total),
         ..Usage::default()
     }

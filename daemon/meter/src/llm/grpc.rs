@@ -5,9 +5,10 @@
 //! `google/cloud/aiplatform/v1/prediction_service.proto`, `google/ai/generativelanguage/v1beta/generative_service.proto`.
 
 use super::dialect::{Dialect, Wire};
-use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
+use super::facts::Count::{CacheRead, ImageInput, Input, Output, Reasoning, ToolInput, Total};
 use super::facts::{Field, Merge};
 use super::{gemini, openai_chat};
+use crate::detail::Detail;
 
 /// xAI's ticks are 1e-10 US dollars.
 const TICK: i32 = 2;
@@ -34,6 +35,8 @@ macro_rules! sampling_usage {
             (concat!($prefix, "/1"), Field::Count(Output)),
             (concat!($prefix, "/2"), Field::Count(Input)),
             (concat!($prefix, "/3"), Field::Count(Total)),
+            (concat!($prefix, "/4"), Field::Detail(Detail::TextInput)),
+            (concat!($prefix, "/5"), Field::Count(ImageInput)),
             (concat!($prefix, "/6"), Field::Count(Reasoning)),
             (concat!($prefix, "/7"), Field::Count(CacheRead)),
             (concat!($prefix, "/11"), Field::Cost(TICK)),
@@ -43,7 +46,7 @@ macro_rules! sampling_usage {
 
 const XAI_ANSWER: [(&str, Field); 3] =
     [("/6", Field::Model), ("/2/1", Field::Code(XAI_FINISH)), ("/2/3/3/10/1", Field::Tool)];
-const XAI_ANSWER_USAGE: [(&str, Field); 7] = sampling_usage!("/9");
+const XAI_ANSWER_USAGE: [(&str, Field); 9] = sampling_usage!("/9");
 const XAI_CHUNK: [(&str, Field); 5] = [
     ("/4", Field::Model),
     ("/2/3", Field::Code(XAI_FINISH)),
@@ -51,7 +54,7 @@ const XAI_CHUNK: [(&str, Field); 5] = [
     ("/2/1/4", Field::Output),
     ("/2/1/3/10/1", Field::Tool),
 ];
-const XAI_CHUNK_USAGE: [(&str, Field); 7] = sampling_usage!("/6");
+const XAI_CHUNK_USAGE: [(&str, Field); 9] = sampling_usage!("/6");
 
 /// `xai_api.Chat/GetCompletion`.
 pub static XAI: Dialect = Dialect {

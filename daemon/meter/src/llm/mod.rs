@@ -6,6 +6,7 @@
 
 pub mod answer;
 pub mod anthropic_messages;
+pub mod audio;
 pub mod batches;
 pub mod bedrock;
 pub mod cohere;
@@ -15,6 +16,7 @@ pub mod facts;
 pub mod gemini;
 pub mod grpc;
 pub mod headers;
+pub mod images;
 pub mod json;
 pub mod mcp;
 pub mod names;

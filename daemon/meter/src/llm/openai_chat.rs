@@ -6,10 +6,14 @@
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input,
-    Output, Reasoning, ReasoningElsewhere, Total,
+    Output, Reasoning, ReasoningElsewhere, Total, WebSearch,
 };
 use super::facts::{Counts, Field, Merge};
 use super::openai_responses as responses;
+use crate::detail::Detail::{
+    AcceptedPrediction, AudioInputMs, CitationInput, RejectedPrediction, SearchQueries, Sources, TextInput,
+    TextOutput, VideoInput,
+};
 use crate::exchange::Usage;
 
 /// US dollars in pico-dollars, as a power of ten.
@@ -36,6 +40,24 @@ macro_rules! usage {
             (concat!($prefix, "/completion_tokens_details/audio_tokens"), Field::Count(AudioOutput)),
             (concat!($prefix, "/completion_tokens_details/image_tokens"), Field::Count(ImageOutput)),
             (concat!($prefix, "/reasoning_tokens"), Field::Count(ReasoningElsewhere)),
+            (concat!($prefix, "/prompt_tokens_details/text_tokens"), Field::Detail(TextInput)),
+            (concat!($prefix, "/prompt_tokens_details/video_tokens"), Field::Detail(VideoInput)),
+            (concat!($prefix, "/completion_tokens_details/text_tokens"), Field::Detail(TextOutput)),
+            (
+                concat!($prefix, "/completion_tokens_details/accepted_prediction_tokens"),
+                Field::Detail(AcceptedPrediction),
+            ),
+            (
+                concat!($prefix, "/completion_tokens_details/rejected_prediction_tokens"),
+                Field::Detail(RejectedPrediction),
+            ),
+            // Perplexity, xAI, Mistral, OpenRouter.
+            (concat!($prefix, "/citation_tokens"), Field::Detail(CitationInput)),
+            (concat!($prefix, "/num_search_queries"), Field::Detail(SearchQueries)),
+            (concat!($prefix, "/num_sources_used"), Field::Detail(Sources)),
+            (concat!($prefix, "/prompt_audio_seconds"), Field::Scaled(AudioInputMs, 3)),
+            (concat!($prefix, "/server_tool_use/web_search_requests"), Field::Count(WebSearch)),
+            (concat!($prefix, "/server_tool_use_details/web_search_requests"), Field::Count(WebSearch)),
             (concat!($prefix, "/service_tier"), Field::Tier),
             (concat!($prefix, "/cost"), Field::Cost(USD)),
             (concat!($prefix, "/cost/total_cost"), Field::Cost(USD)),
@@ -45,10 +67,10 @@ macro_rules! usage {
 }
 
 // Mistral's `num_cached_tokens` is left out: it counts hits of the server's own prefix cache, which are not a price class.
-const USAGE: [(&str, Field); 19] = usage!("/usage");
+const USAGE: [(&str, Field); 30] = usage!("/usage");
 /// Groq repeats the usage here; Moonshot had it in the choice.
-const USAGE_GROQ: [(&str, Field); 19] = usage!("/x_groq/usage");
-const USAGE_CHOICE: [(&str, Field); 19] = usage!("/choices/*/usage");
+const USAGE_GROQ: [(&str, Field); 30] = usage!("/x_groq/usage");
+const USAGE_CHOICE: [(&str, Field); 30] = usage!("/choices/*/usage");
 
 const PATHS: [(&str, Field); 16] = [
     ("/model", Field::Model),
@@ -113,6 +135,7 @@ fn usage(counts: &Counts) -> Usage {
         audio_output: counts.get(AudioOutput),
         image_input: counts.get(ImageInput),
         image_output: counts.get(ImageOutput),
+        web_search_requests: counts.get(WebSearch),
         total,
         ..Usage::default()
     }

@@ -1,4 +1,4 @@
-//! `/responses` of OpenAI and others; images and audio report usage in the same shape.
+//! `/responses` of OpenAI and others; [`super::images`] and [`super::audio`] report usage in the same shape.
 //!
 //! Cached tokens are part of the input, reasoning of the output. A stream ends with an event that holds the whole
 //! answer; usage is always there, without being asked for.
@@ -8,6 +8,7 @@ use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheWrite, ImageInput, ImageOutput, Input, Output, Reasoning, Total,
 };
 use super::facts::{Counts, Field, Merge};
+use crate::detail::Detail::{CacheCreation12h, CacheCreation30m, Sources, TextInput, TextOutput};
 use crate::exchange::Usage;
 
 const USD: i32 = 12;
@@ -40,14 +41,27 @@ macro_rules! answer {
             (concat!($prefix, "/usage/output_tokens_details/audio_tokens"), Field::Count(AudioOutput)),
             (concat!($prefix, "/usage/output_tokens_details/image_tokens"), Field::Count(ImageOutput)),
             (concat!($prefix, "/usage/output_token_details/audio_tokens"), Field::Count(AudioOutput)),
+            (concat!($prefix, "/usage/input_tokens_details/text_tokens"), Field::Detail(TextInput)),
+            (concat!($prefix, "/usage/input_token_details/text_tokens"), Field::Detail(TextInput)),
+            (concat!($prefix, "/usage/output_tokens_details/text_tokens"), Field::Detail(TextOutput)),
+            (concat!($prefix, "/usage/output_token_details/text_tokens"), Field::Detail(TextOutput)),
+            (
+                concat!($prefix, "/usage/input_tokens_details/cache_write_tokens_details/ttl_30m_tokens"),
+                Field::Detail(CacheCreation30m),
+            ),
+            (
+                concat!($prefix, "/usage/input_tokens_details/cache_write_tokens_details/ttl_12h_tokens"),
+                Field::Detail(CacheCreation12h),
+            ),
+            (concat!($prefix, "/usage/num_sources_used"), Field::Detail(Sources)),
             (concat!($prefix, "/usage/cost"), Field::Cost(USD)),
             (concat!($prefix, "/usage/cost_in_usd_ticks"), Field::Cost(TICK)),
         ]
     };
 }
 
-pub(super) const WHOLE: [(&str, Field); 25] = answer!("");
-pub(super) const EVENT: [(&str, Field); 25] = answer!("/response");
+pub(super) const WHOLE: [(&str, Field); 32] = answer!("");
+pub(super) const EVENT: [(&str, Field); 32] = answer!("/response");
 pub(super) const STREAM: [(&str, Field); 3] =
     [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
 
@@ -56,22 +70,13 @@ pub static DIALECT: Dialect = Dialect {
     name: "openai_responses",
     paths: &[&WHOLE, &EVENT, &STREAM],
     merge: Merge::LastObject,
-    terminal: &[
-        "response.completed",
-        "response.incomplete",
-        "response.failed",
-        "error",
-        "transcript.text.done",
-        "speech.audio.done",
-        "image_generation.completed",
-        "image_edit.completed",
-    ],
+    terminal: &["response.completed", "response.incomplete", "response.failed", "error"],
     usage_on_request: false,
     usage,
     wire: Wire::Text,
 };
 
-fn usage(counts: &Counts) -> Usage {
+pub(super) fn usage(counts: &Counts) -> Usage {
     Usage {
         input: counts.get(Input),
         output: counts.get(Output),

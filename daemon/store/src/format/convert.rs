@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use meter::attribution::confidence::Confidence;
 use meter::attribution::{Attribution, Candidate, Evidence, Owner, TenantName};
+use meter::detail::{Detail, Details};
 use meter::exchange::{
     Exchange, ProviderError, RateLimit, RateLimits, ReportedCost, Reset, SessionId, TOOLS_MAX, Timing,
     ToolUse, Usage, Withheld,
@@ -149,7 +150,7 @@ fn exchange_in(message: super::Exchange) -> Option<Exchange> {
         model: text_in(message.model),
         streaming: message.streaming,
         status: optional(message.status, |status| u16::try_from(status).ok())?,
-        usage: message.usage.map(usage_in).unwrap_or_default(),
+        usage: message.usage.as_ref().map(usage_in).unwrap_or_default(),
         reported_cost: optional(message.reported_cost, |bytes| amount_from_bytes(&bytes))?
             .map(|amount| ReportedCost(PicoUsd(amount))),
         service_tier: text_in(message.service_tier),
@@ -227,7 +228,9 @@ pub(crate) fn usage_out(usage: &Usage) -> super::Usage {
         image_output,
         total,
         web_search_requests,
+        details,
     } = *usage;
+    let detail = |(detail, count): (Detail, u64)| super::UsageDetail { detail: detail.code(), count };
     super::Usage {
         input,
         output,
@@ -242,11 +245,20 @@ pub(crate) fn usage_out(usage: &Usage) -> super::Usage {
         image_output,
         total,
         web_search_requests,
+        details: details.iter().map(detail).collect(),
     }
 }
 
-pub(crate) fn usage_in(message: super::Usage) -> Usage {
+pub(crate) fn usage_in(message: &super::Usage) -> Usage {
+    let mut details = Details::default();
+    for one in &message.details {
+        // One that this version does not know is passed over, as a field would be.
+        if let Some(detail) = Detail::ALL.iter().find(|detail| detail.code() == one.detail) {
+            details.set(*detail, one.count);
+        }
+    }
     Usage {
+        details,
         input: message.input,
         output: message.output,
         cache_read: message.cache_read,

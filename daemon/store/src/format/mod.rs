@@ -215,7 +215,7 @@ pub(crate) struct RateLimit {
     pub(crate) reset_at: Option<u64>,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+#[derive(Clone, PartialEq, Eq, prost::Message)]
 pub(crate) struct Usage {
     #[prost(uint64, optional, tag = "1")]
     pub(crate) input: Option<u64>,
@@ -243,6 +243,17 @@ pub(crate) struct Usage {
     pub(crate) total: Option<u64>,
     #[prost(uint64, optional, tag = "13")]
     pub(crate) web_search_requests: Option<u64>,
+    #[prost(message, repeated, tag = "14")]
+    pub(crate) details: Vec<UsageDetail>,
+}
+
+/// One of the counts that few providers report, by its number.
+#[derive(Clone, Copy, PartialEq, Eq, prost::Message)]
+pub(crate) struct UsageDetail {
+    #[prost(uint32, tag = "1")]
+    pub(crate) detail: u32,
+    #[prost(uint64, tag = "2")]
+    pub(crate) count: u64,
 }
 
 #[derive(Clone, PartialEq, Eq, prost::Message)]

@@ -231,6 +231,7 @@ fn add(sum: &mut Usage, more: &Usage) {
     plus(&mut sum.image_output, more.image_output);
     plus(&mut sum.total, more.total);
     plus(&mut sum.web_search_requests, more.web_search_requests);
+    sum.details.add_all(&more.details);
 }
 
 proptest! {

@@ -7,6 +7,7 @@ use meter::attribution::confidence::Confidence;
 use meter::attribution::{
     Attribution, Candidate, Evidence, Method, NullReason, OutputState, Owner, StageOrigin,
 };
+use meter::detail::{Detail, Details};
 use meter::exchange::{
     Exchange, IdentifiedBy, ProviderError, RateLimit, RateLimits, RateUnit, Reason, ReportedCost, Reset,
     SessionId, Timing, ToolUse, Usage, Withheld,
@@ -122,6 +123,16 @@ fn a_rate_limit(dice: &mut Dice) -> RateLimit {
     }
 }
 
+fn some_details(dice: &mut Dice) -> Details {
+    let mut details = Details::default();
+    for detail in Detail::ALL {
+        if dice.below(8) == 0 {
+            details.set(*detail, dice.below(1 << 20));
+        }
+    }
+    details
+}
+
 fn a_usage(dice: &mut Dice) -> Usage {
     if dice.below(4) == 0 {
         return Usage::default();
@@ -140,6 +151,7 @@ fn a_usage(dice: &mut Dice) -> Usage {
         image_output: dice.maybe(|dice| dice.below(1 << 20)),
         total: dice.maybe(|dice| dice.below(1 << 20)),
         web_search_requests: dice.maybe(|dice| dice.below(1 << 20)),
+        details: some_details(dice),
     }
 }
 

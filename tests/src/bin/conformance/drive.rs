@@ -85,6 +85,9 @@ pub(crate) fn usage(exchange: &Exchange) -> Map<String, Value> {
     ] {
         put(&mut object, name, count.map(Value::from));
     }
+    for (detail, count) in usage.details.iter() {
+        object.insert(detail.as_str().to_owned(), Value::from(count));
+    }
     object
 }
 

@@ -1,0 +1,157 @@
+//! Counts that few providers report: tokens by modality and lifetime, and what is billed in other units than tokens.
+//!
+//! They refine the counts of [`crate::exchange::Usage`] and never add to them: audio in a cache is part of what was read
+//! from the cache, and that is part of the input.
+
+macro_rules! details {
+    ($($(#[$doc:meta])* $variant:ident = $code:literal $name:literal,)+) => {
+        /// One such count.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        #[repr(u8)]
+        pub enum Detail {
+            $($(#[$doc])* $variant,)+
+        }
+
+        impl Detail {
+            /// Each of them.
+            pub const ALL: &[Detail] = &[$(Detail::$variant,)+];
+
+            /// Name in the API.
+            pub fn as_str(self) -> &'static str {
+                match self {
+                    $(Detail::$variant => $name,)+
+                }
+            }
+
+            /// Number on disk; never used for another.
+            pub fn code(self) -> u32 {
+                match self {
+                    $(Detail::$variant => $code,)+
+                }
+            }
+        }
+    };
+}
+
+details! {
+    /// Part of the input that is text.
+    TextInput = 1 "text_input_tokens",
+    /// Part of the input that is video.
+    VideoInput = 2 "video_input_tokens",
+    /// Part of the input that is documents.
+    DocumentInput = 3 "document_input_tokens",
+    /// Part of the input that tools of the provider put in.
+    ToolInput = 4 "tool_input_tokens",
+    /// Part of the input that is text of cited sources.
+    CitationInput = 5 "citation_tokens",
+    /// Part of what was read from a cache that is text.
+    CachedText = 6 "cached_text_input_tokens",
+    /// Part of what was read from a cache that is audio.
+    CachedAudio = 7 "cached_audio_input_tokens",
+    /// Part of what was read from a cache that is images.
+    CachedImage = 8 "cached_image_input_tokens",
+    /// Part of what was read from a cache that is video.
+    CachedVideo = 9 "cached_video_input_tokens",
+    /// Part of what was written to a cache that lives for 30 minutes.
+    CacheCreation30m = 10 "cache_creation_30m_input_tokens",
+    /// Part of what was written to a cache that lives for 12 hours.
+    CacheCreation12h = 11 "cache_creation_12h_input_tokens",
+    /// Part of the output that is text.
+    TextOutput = 12 "text_output_tokens",
+    /// Part of the output that is video.
+    VideoOutput = 13 "video_output_tokens",
+    /// Part of the output that the request predicted right.
+    AcceptedPrediction = 14 "accepted_prediction_tokens",
+    /// Part of the output that the request predicted wrong; billed nevertheless.
+    RejectedPrediction = 15 "rejected_prediction_tokens",
+    /// Input tokens that are billed, where the provider states other ones than it used.
+    BilledInput = 16 "billed_input_tokens",
+    /// Output tokens that are billed, where the provider states other ones than it used.
+    BilledOutput = 17 "billed_output_tokens",
+    /// Images made.
+    Images = 18 "images",
+    /// Images in the request.
+    InputImages = 19 "input_images",
+    /// Pixels of images in the request.
+    ImagePixels = 20 "image_pixels",
+    /// Pixels of videos in the request.
+    VideoPixels = 21 "video_pixels",
+    /// Audio in the request, ms.
+    AudioInputMs = 22 "audio_input_ms",
+    /// Characters that are billed.
+    Characters = 23 "characters",
+    /// Pages that were read.
+    Pages = 24 "pages",
+    /// Searches as rerank and retrieval bill them: one query with up to so many documents.
+    SearchUnits = 25 "search_units",
+    /// Texts that were classified.
+    Classifications = 26 "classifications",
+    /// Searches in the web that the model made, where they have a price of their own.
+    SearchQueries = 27 "search_queries",
+    /// Sources that the model looked at.
+    Sources = 28 "sources",
+    /// Pages that the provider's tools fetched.
+    WebFetchRequests = 29 "web_fetch_requests",
+}
+
+/// What was reported of them; the rest is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Details([Option<u64>; Detail::ALL.len()]);
+
+impl Details {
+    /// The count, if it was reported.
+    pub fn get(&self, detail: Detail) -> Option<u64> {
+        self.0.get(detail as usize).copied().flatten()
+    }
+
+    /// Sets a count that was reported.
+    pub fn set(&mut self, detail: Detail, count: u64) {
+        if let Some(slot) = self.0.get_mut(detail as usize) {
+            *slot = Some(count);
+        }
+    }
+
+    /// Adds to a count.
+    pub fn add(&mut self, detail: Detail, more: u64) {
+        self.set(detail, self.get(detail).unwrap_or(0).saturating_add(more));
+    }
+
+    /// What was reported.
+    pub fn iter(&self) -> impl Iterator<Item = (Detail, u64)> + '_ {
+        Detail::ALL.iter().filter_map(|detail| self.get(*detail).map(|count| (*detail, count)))
+    }
+
+    /// Adds all that `more` reports.
+    pub fn add_all(&mut self, more: &Details) {
+        more.iter().for_each(|(detail, count)| self.add(detail, count));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn names_and_numbers_are_unique() {
+        let names: HashSet<_> = Detail::ALL.iter().map(|detail| detail.as_str()).collect();
+        let codes: HashSet<_> = Detail::ALL.iter().map(|detail| detail.code()).collect();
+        assert_eq!((names.len(), codes.len()), (Detail::ALL.len(), Detail::ALL.len()));
+        assert!(!codes.contains(&0), "0 stands for none");
+    }
+
+    #[test]
+    fn what_is_reported_is_told_from_what_is_not() {
+        let mut sum = Details::default();
+        assert_eq!(sum.iter().count(), 0);
+        sum.set(Detail::Images, 0);
+        sum.add(Detail::Pages, 2);
+        let mut more = Details::default();
+        more.add(Detail::Pages, 3);
+        sum.add_all(&more);
+        assert_eq!(sum.iter().collect::<Vec<_>>(), [(Detail::Images, 0), (Detail::Pages, 5)]);
+        sum.add(Detail::Pages, u64::MAX);
+        assert_eq!(sum.get(Detail::Pages), Some(u64::MAX));
+    }
+}

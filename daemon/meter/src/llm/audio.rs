@@ -1,0 +1,43 @@
+//! Transcription, translation and speech. Usage is tokens in the shape of responses, or the audio's duration: then there
+//! are no tokens. Mistral's is in the shape of chat completions.
+
+use super::dialect::{Dialect, Wire};
+use super::facts::Count::{AudioInput, CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
+use super::facts::{Counts, Field, Merge};
+use super::openai_responses as responses;
+use crate::detail::Detail::AudioInputMs;
+use crate::exchange::Usage;
+
+/// Milliseconds of a second, as a power of ten.
+const MS: i32 = 3;
+
+const PATHS: [(&str, Field); 9] = [
+    ("/type", Field::Kind),
+    ("/code", Field::ErrorCode),
+    ("/delta", Field::Output),
+    ("/usage/seconds", Field::Scaled(AudioInputMs, MS)),
+    ("/usage/prompt_audio_seconds", Field::Scaled(AudioInputMs, MS)),
+    ("/usage/prompt_tokens", Field::Count(InputElsewhere)),
+    ("/usage/completion_tokens", Field::Count(OutputElsewhere)),
+    ("/usage/prompt_tokens_details/cached_tokens", Field::Count(CacheRead)),
+    ("/usage/prompt_tokens_details/audio_tokens", Field::Count(AudioInput)),
+];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "openai_audio",
+    paths: &[&responses::WHOLE, &PATHS],
+    merge: Merge::LastObject,
+    terminal: &["transcript.text.done", "transcription.done", "speech.audio.done", "error"],
+    usage_on_request: false,
+    usage,
+    wire: Wire::Text,
+};
+
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Input).or(counts.get(InputElsewhere)),
+        output: counts.get(Output).or(counts.get(OutputElsewhere)),
+        ..responses::usage(counts)
+    }
+}

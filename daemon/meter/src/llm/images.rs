@@ -1,0 +1,25 @@
+//! Images made, edited and varied. GPT-Image models report tokens in the shape of responses; of the others the images
+//! in the answer are counted. A stream's last event has the usage.
+
+use super::dialect::{Dialect, Wire};
+use super::facts::{Field, Merge};
+use super::openai_responses as responses;
+use crate::detail::Detail::Images;
+
+const PATHS: [(&str, Field); 4] = [
+    ("/type", Field::Kind),
+    ("/code", Field::ErrorCode),
+    ("/data/*", Field::Each(Images)),
+    ("/images/*", Field::Each(Images)),
+];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "openai_images",
+    paths: &[&responses::WHOLE, &PATHS],
+    merge: Merge::LastObject,
+    terminal: &["image_generation.completed", "image_edit.completed", "error"],
+    usage_on_request: false,
+    usage: responses::usage,
+    wire: Wire::Text,
+};
