@@ -2,7 +2,7 @@
 //!
 //! Vocabulary: a *session* is one TLS connection at a library boundary, an *exchange* one request with its response, a
 //! *workload* who ran it, an *owner* who answers for it, a *record* all of it with cost and confidence. The stages, in
-//! the order in which a module may use another: `time`, `money`, `loss`, `limits`, `exchange`, `workload` -> `flow` ->
+//! the order in which a module may use another: `time`, `money`, `payload`, `loss`, `limits`, `exchange`, `workload` -> `flow` ->
 //! `http` -> `llm` -> `attribution` -> `pricing` -> `record` -> `pipeline`.
 //!
 //! Parsing never fails, it explains: bytes in = bytes metered + bytes lost by reason. Nothing of a body leaves this
@@ -19,6 +19,7 @@ pub mod limits;
 pub mod llm;
 pub mod loss;
 pub mod money;
+pub mod payload;
 pub mod pipeline;
 pub mod pricing;
 pub mod record;

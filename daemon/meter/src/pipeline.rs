@@ -31,7 +31,6 @@ pub struct HostEvidence {
 }
 
 /// What can happen.
-#[derive(Debug)]
 pub enum Input<'a> {
     /// A session began.
     Opened {
@@ -106,6 +105,26 @@ pub enum Input<'a> {
     },
     /// Time passed.
     Tick,
+}
+
+impl std::fmt::Debug for Input<'_> {
+    /// What happened to which session; of its bytes how many.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Input::Opened { session, .. } => write!(f, "Opened({session:?})"),
+            Input::Named { session, host } => write!(f, "Named({session:?}, {host:?})"),
+            Input::Resolved { session, .. } => write!(f, "Resolved({session:?})"),
+            Input::Chunk { session, direction, offset, bytes } => {
+                write!(f, "Chunk({session:?}, {direction:?} at {offset}, {} bytes)", bytes.len())
+            }
+            Input::Closed { session, sent, received } => write!(f, "Closed({session:?}, {sent}, {received})"),
+            Input::Missed { process, host, reason, .. } => {
+                write!(f, "Missed({process:?}, {host:?}, {reason:?})")
+            }
+            Input::Flow { flow, .. } => write!(f, "Flow({flow:?})"),
+            Input::Tick => f.write_str("Tick"),
+        }
+    }
 }
 
 /// What it leads to.

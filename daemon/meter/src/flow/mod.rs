@@ -13,12 +13,22 @@ pub enum Direction {
 }
 
 /// The next part of a stream.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Piece<'a> {
     /// Bytes.
     Bytes(&'a [u8]),
     /// This many bytes were not seen.
     Gap(u64),
+}
+
+impl std::fmt::Debug for Piece<'_> {
+    /// How much, never what.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Piece::Bytes(bytes) => write!(f, "{} bytes", bytes.len()),
+            Piece::Gap(bytes) => write!(f, "a gap of {bytes} bytes"),
+        }
+    }
 }
 
 impl Piece<'_> {

@@ -3,7 +3,9 @@
 //! Decoding never waits for more input than it needs and never gives more than the bounds in [`crate::limits`] allow.
 //! A hole or a broken stream ends decoding for good: what would follow is noise.
 
-use brotli_decompressor::{BrotliDecompressStream, BrotliResult, BrotliState, StandardAlloc};
+use brotli_decompressor::{
+    Allocator, BrotliDecompressStream, BrotliResult, BrotliState, SliceWrapperMut, StandardAlloc,
+};
 use flate2::{Decompress, FlushDecompress, Status};
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 
@@ -13,6 +15,7 @@ use crate::limits::{
     Budget, CODINGS_MAX, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease,
     ZSTD_WINDOW_LOG_MAX,
 };
+use crate::payload::wipe;
 
 /// Undoes the content codings of one body.
 #[derive(Debug, Default)]
@@ -122,7 +125,7 @@ impl std::fmt::Debug for Stage {
 enum Coding {
     Gzip(Box<Gzip>),
     Deflate(Deflate),
-    Brotli(Box<BrotliState<StandardAlloc, StandardAlloc, StandardAlloc>>, bool),
+    Brotli(Box<BrotliState<Wiping, Wiping, Wiping>>, bool),
     Zstd(Box<ZstdDecoder<'static>>),
 }
 
@@ -134,11 +137,7 @@ impl Stage {
         } else if is(&["deflate"]) {
             (Coding::Deflate(Deflate::Unknown(None)), budget.lease(INFLATE_BYTES))
         } else if is(&["br"]) {
-            let state = BrotliState::new(
-                StandardAlloc::default(),
-                StandardAlloc::default(),
-                StandardAlloc::default(),
-            );
+            let state = BrotliState::new(Wiping::default(), Wiping::default(), Wiping::default());
             (Coding::Brotli(Box::new(state), false), budget.window())
         } else if is(&["zstd"]) {
             let mut decoder = ZstdDecoder::new().map_err(|_| Reason::Undecodable)?;
@@ -155,17 +154,65 @@ impl Stage {
 
     fn push(&mut self, mut bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
         let mut buffer = [0; DECODE_BUFFER];
-        loop {
-            let (used, made) = self.coding.step(bytes, &mut buffer)?;
+        let mut most = 0;
+        let result = loop {
+            let (used, made) = match self.coding.step(bytes, &mut buffer) {
+                Ok(step) => step,
+                // It may have made something before it failed.
+                Err(reason) => {
+                    most = buffer.len();
+                    break Err(reason);
+                }
+            };
+            most = most.max(made);
             bytes = bytes.get(used..).unwrap_or_default();
-            if made > 0 {
-                out(buffer.get(..made).unwrap_or_default())?;
+            if made > 0
+                && let Err(reason) = out(buffer.get(..made).unwrap_or_default())
+            {
+                break Err(reason);
             }
             // What a call gives back may be older input's, without taking any.
             if made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
-                return Ok(());
+                break Ok(());
             }
+        };
+        wipe(buffer.get_mut(..most).unwrap_or_default());
+        result
+    }
+}
+
+impl Drop for Stage {
+    /// Windows hold the last of a body. That of zstd belongs to a C library, which frees it as it is.
+    fn drop(&mut self) {
+        match &mut self.coding {
+            Coding::Gzip(gzip) => forget(&mut gzip.state),
+            Coding::Deflate(Deflate::Known { state, .. }) => forget(state),
+            // Its allocator wipes what it frees.
+            Coding::Brotli(..) | Coding::Deflate(Deflate::Unknown(_)) | Coding::Zstd(_) => {}
         }
+    }
+}
+
+/// Wipes an inflater's window.
+fn forget(state: &mut Decompress) {
+    state.reset(false);
+    std::hint::black_box(state);
+}
+
+/// Gives memory to the decoder of br, and wipes it when it comes back.
+#[derive(Default)]
+struct Wiping(StandardAlloc);
+
+impl<T: Clone + Copy + Default> Allocator<T> for Wiping {
+    type AllocatedMemory = <StandardAlloc as Allocator<T>>::AllocatedMemory;
+
+    fn alloc_cell(&mut self, len: usize) -> Self::AllocatedMemory {
+        self.0.alloc_cell(len)
+    }
+
+    fn free_cell(&mut self, mut data: Self::AllocatedMemory) {
+        wipe(data.slice_mut());
+        self.0.free_cell(data);
     }
 }
 

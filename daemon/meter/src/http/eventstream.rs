@@ -6,6 +6,7 @@
 use flate2::Crc;
 
 use crate::limits::EVENT_MESSAGE_MAX;
+use crate::payload::Held;
 
 /// A message whose checksums are good.
 #[derive(Clone, Copy)]
@@ -21,20 +22,11 @@ pub struct Message<'a> {
 /// Place in a stream of messages.
 #[derive(Debug, Default)]
 pub struct EventStream {
+    /// The message in progress.
     held: Held,
     /// Bytes of a message too large to hold that are still to come.
     passing: usize,
     broken: bool,
-}
-
-/// The message in progress: part of a body, so it does not show itself.
-#[derive(Default)]
-struct Held(Vec<u8>);
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} bytes", self.0.len())
-    }
 }
 
 /// Total length, length of headers, checksum of both.
@@ -57,15 +49,15 @@ impl EventStream {
                 continue;
             }
             let wanted = self.wanted();
-            let missing = wanted.saturating_sub(self.held.0.len()).min(bytes.len());
+            let missing = wanted.saturating_sub(self.held.len()).min(bytes.len());
             let (now, later) = bytes.split_at(missing);
-            self.held.0.extend_from_slice(now);
+            self.held.push(now);
             bytes = later;
-            if self.held.0.len() == PRELUDE && wanted == PRELUDE {
+            if self.held.len() == PRELUDE && wanted == PRELUDE {
                 self.prelude();
-            } else if self.held.0.len() == wanted && wanted > PRELUDE {
+            } else if self.held.len() == wanted && wanted > PRELUDE {
                 self.message(take);
-                self.held.0.clear();
+                self.held.clear();
             }
         }
     }
@@ -82,24 +74,24 @@ impl EventStream {
 
     /// Bytes to hold before the next look.
     fn wanted(&self) -> usize {
-        if self.held.0.len() < PRELUDE { PRELUDE } else { length(&self.held.0, 0) }
+        if self.held.len() < PRELUDE { PRELUDE } else { length(&self.held, 0) }
     }
 
     fn prelude(&mut self) {
-        let (total, headers) = (length(&self.held.0, 0), length(&self.held.0, 4));
-        let good = checksum(self.held.0.get(..8)) == length(&self.held.0, 8)
+        let (total, headers) = (length(&self.held, 0), length(&self.held, 4));
+        let good = checksum(self.held.get(..8)) == length(&self.held, 8)
             && total >= PRELUDE + CHECKSUM
             && headers <= total - PRELUDE - CHECKSUM;
         if !good {
             self.broken = true;
         } else if total > EVENT_MESSAGE_MAX {
             self.passing = total - PRELUDE;
-            self.held.0.clear();
+            self.held.clear();
         }
     }
 
     fn message(&mut self, take: &mut dyn FnMut(Message<'_>)) {
-        let held = &self.held.0;
+        let held = &self.held;
         let end = held.len().saturating_sub(CHECKSUM);
         if checksum(held.get(..end)) != length(held, end) {
             self.broken = true;

@@ -7,13 +7,13 @@
 use std::collections::VecDeque;
 
 use memchr::memmem;
-use zeroize::Zeroize;
 
 use super::{End, Header, Key, RequestHead, ResponseHead, Sink, header};
 use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, Lease, PENDING_MAX, RESYNC_TAIL_MAX};
 use crate::loss::Tally;
+use crate::payload::Held;
 
 /// Whether the connection still speaks HTTP/1.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,8 +74,8 @@ struct Receiving {
 #[derive(Debug)]
 struct Half {
     state: State,
-    /// An incomplete head, or the tail of what is skipped. Contains credentials: zeroized.
-    held: Vec<u8>,
+    /// An incomplete head, or the tail of what is skipped. Contains credentials.
+    held: Held,
     lease: Option<Lease>,
 }
 
@@ -88,13 +88,11 @@ enum State {
 
 impl Half {
     fn new(state: State) -> Half {
-        Half { state, held: Vec::new(), lease: None }
+        Half { state, held: Held::new(), lease: None }
     }
 
     fn release(&mut self) {
-        self.held.zeroize();
-        self.held.clear();
-        self.held.shrink_to(0);
+        self.held = Held::new();
         self.lease = None;
     }
 
@@ -105,16 +103,12 @@ impl Half {
             return false;
         }
         if wanted > self.held.capacity() {
-            // A reallocation would leave a copy of credentials behind.
             let capacity = wanted.next_power_of_two().clamp(1024, HEAD_BYTES_MAX);
             let Some(lease) = budget.lease(capacity) else { return false };
-            let mut larger = Vec::with_capacity(capacity);
-            larger.extend_from_slice(&self.held);
-            self.held.zeroize();
-            self.held = larger;
+            self.held.grow(capacity);
             self.lease = Some(lease);
         }
-        self.held.extend_from_slice(bytes);
+        self.held.push(bytes);
         true
     }
 }
@@ -373,9 +367,8 @@ impl Connection {
             if let Some(len) = head_len_across(overlap, bytes) {
                 let part = bytes.get(..len).unwrap_or_default();
                 if half.hold(part, budget) {
-                    let mut head = std::mem::take(&mut half.held);
+                    let head = std::mem::take(&mut half.held);
                     let next = self.complete(direction, &head, tally, sink);
-                    head.zeroize();
                     self.half(direction).lease = None;
                     return (len, next);
                 }
@@ -497,7 +490,7 @@ impl Connection {
         let lines = memmem::rfind(&head, b"\r\n").map_or(0, |at| at + 2);
         let seen = head.len() as u64;
         head.truncate(lines);
-        head.extend_from_slice(b"\r\n");
+        head.push(b"\r\n");
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Request::new(&mut headers);
         let begun = lines > 0 && matches!(parsed.parse(&head), Ok(httparse::Status::Complete(_)));
@@ -510,7 +503,6 @@ impl Connection {
             }
             _ => tally.lost.add(Reason::Gap, seen),
         }
-        head.zeroize();
         self.sent.lease = None;
         self.sent.state = State::Skip(Reason::Gap);
     }
@@ -595,23 +587,21 @@ impl Connection {
         }
         // Bounded work at a time, so that what is held stays small.
         let (now, later) = bytes.split_at(bytes.len().min(4 * RESYNC_TAIL_MAX));
-        half.held.extend_from_slice(now);
+        half.held.push(now);
         if let Some(at) = find(&half.held) {
             tally.lost.add(reason, at as u64);
-            half.held.drain(..at);
+            half.held.drop_front(at);
             half.state = State::Head;
             // The line is complete; the rest of the head goes the ordinary way.
-            let held = std::mem::take(&mut half.held);
-            let from_now = held.len().min(now.len());
-            let older = held.len() - from_now;
-            half.held.extend_from_slice(held.get(..older).unwrap_or_default());
+            let from_now = half.held.len().min(now.len());
+            half.held.truncate(half.held.len() - from_now);
             if at > 0 && direction == Direction::Received {
                 self.report_orphan(sink);
             }
             return bytes.get(now.len() - from_now..).unwrap_or_default();
         }
         let drop = half.held.len().saturating_sub(tail);
-        half.held.drain(..drop);
+        half.held.drop_front(drop);
         tally.lost.add(reason, drop as u64);
         if drop > 0 && direction == Direction::Received {
             self.report_orphan(sink);

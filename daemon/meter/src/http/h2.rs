@@ -13,6 +13,7 @@ use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, Lease, STREAMS_MAX};
 use crate::loss::Tally;
+use crate::payload::Held;
 
 /// What a client sends first.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -61,7 +62,7 @@ struct Stream {
 struct Half {
     state: State,
     /// An incomplete frame head.
-    held: Vec<u8>,
+    held: Held,
     decoder: Decoder,
     block: Option<Block>,
 }
@@ -109,7 +110,7 @@ impl std::fmt::Debug for Block {
 
 impl Half {
     fn new(state: State) -> Half {
-        Half { state, held: Vec::new(), decoder: Decoder::default(), block: None }
+        Half { state, held: Held::new(), decoder: Decoder::default(), block: None }
     }
 }
 
@@ -235,7 +236,7 @@ impl Connection {
                 }
                 State::Frame => {
                     let used = FRAME_HEAD.saturating_sub(half.held.len()).min(bytes.len());
-                    half.held.extend_from_slice(bytes.get(..used).unwrap_or_default());
+                    half.held.push(bytes.get(..used).unwrap_or_default());
                     if half.held.len() == FRAME_HEAD {
                         tally.metered = tally.metered.saturating_add(FRAME_HEAD as u64);
                         let head = FrameHead::read(&half.held);

@@ -16,6 +16,7 @@ use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::Budget;
 use crate::loss::Tally;
+use crate::payload::Held;
 
 /// A header field, as parsed; names keep their case.
 pub type Header<'a> = httparse::Header<'a>;
@@ -102,7 +103,7 @@ pub enum Protocol {
 impl Protocol {
     /// A protocol to be found out. `joined_late` if bytes may have passed before.
     pub fn new(joined_late: bool) -> Protocol {
-        Protocol::Unknown(Detect { joined_late, held: Vec::new() })
+        Protocol::Unknown(Detect { joined_late, held: Held::new() })
     }
 
     /// Takes the next piece of a direction. Returns the reason if the session has just turned out not to be metered.
@@ -146,7 +147,7 @@ impl Protocol {
         let found = detect.look(direction, piece);
         if found == Detected::More {
             if let Piece::Bytes(bytes) = piece {
-                detect.held.extend_from_slice(bytes);
+                detect.held.push(bytes);
             }
             return None;
         }
@@ -198,7 +199,7 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Detect {
     joined_late: bool,
-    held: Vec<u8>,
+    held: Held,
 }
 
 /// What the first bytes say.

@@ -1,6 +1,7 @@
 //! Server-sent events by the WHATWG rules, from a body that may be cut anywhere. Data is handed on, never held.
 
 use crate::limits::SSE_NAME_MAX;
+use crate::payload::{Held, Short};
 
 /// Takes the parts of events.
 pub trait Events {
@@ -15,9 +16,8 @@ pub trait Events {
 pub struct Sse {
     place: Place,
     /// Name of the field being read, as far as it matters.
-    field: [u8; 5],
-    field_len: usize,
-    name: Vec<u8>,
+    field: Short<5>,
+    name: Held,
     has_data: bool,
     /// The last byte was a carriage return: a line feed after it belongs to it.
     after_return: bool,
@@ -52,9 +52,8 @@ impl Default for Sse {
     fn default() -> Sse {
         Sse {
             place: Place::Mark,
-            field: [0; 5],
-            field_len: 0,
-            name: Vec::new(),
+            field: Short::default(),
+            name: Held::new(),
             has_data: false,
             after_return: false,
             mark: 0,
@@ -89,7 +88,7 @@ impl Sse {
                         self.dispatch(events);
                     }
                     _ => {
-                        self.field_len = 0;
+                        self.field.clear();
                         self.place = Place::Field;
                     }
                 },
@@ -111,7 +110,7 @@ impl Sse {
                         Kind::Data if !part.is_empty() => events.data(part),
                         Kind::Event => {
                             let room = SSE_NAME_MAX.saturating_sub(self.name.len());
-                            self.name.extend(part.iter().take(room));
+                            self.name.push(part.get(..part.len().min(room)).unwrap_or_default());
                         }
                         Kind::Data | Kind::Other => {}
                     }
@@ -163,7 +162,7 @@ impl Sse {
 
     fn field<'a>(&mut self, bytes: &'a [u8], events: &mut impl Events) -> &'a [u8] {
         // The common case in one look.
-        if self.field_len == 0
+        if self.field.is_empty()
             && let Some(rest) = bytes.strip_prefix(b"data:")
         {
             self.place = Place::Colon(Kind::Data);
@@ -183,21 +182,16 @@ impl Sse {
                     }
                     return self.line_end(bytes, at);
                 }
-                _ => {
-                    if let Some(slot) = self.field.get_mut(self.field_len) {
-                        *slot = *byte;
-                    }
-                    self.field_len = self.field_len.saturating_add(1);
-                }
+                _ => self.field.push(&[*byte]),
             }
         }
         &[]
     }
 
     fn kind(&self) -> Kind {
-        match (self.field_len, &self.field) {
-            (4, [b'd', b'a', b't', b'a', _]) => Kind::Data,
-            (5, b"event") => Kind::Event,
+        match &*self.field {
+            b"data" => Kind::Data,
+            b"event" if self.field.is_whole() => Kind::Event,
             _ => Kind::Other,
         }
     }

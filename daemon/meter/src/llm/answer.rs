@@ -10,6 +10,7 @@ use super::protobuf;
 use crate::exchange::Usage;
 use crate::http::eventstream::{self, EventStream, Message};
 use crate::http::sse::{Events, Sse};
+use crate::payload::{Held, Short};
 use crate::time::Moment;
 use memchr::memmem;
 
@@ -71,9 +72,10 @@ struct Reading {
     first_output: Option<Moment>,
     last_output: Option<Moment>,
     now: Moment,
-    /// Start and length of the current event's data, to know `[DONE]`.
-    data_head: [u8; DONE.len()],
-    data_len: usize,
+    /// Start of the current event's data, to know `[DONE]`.
+    data_head: Short<{ DONE.len() }>,
+    /// What a message holds in base64.
+    inner: Held,
 }
 
 /// Data of the event that ends a stream.
@@ -106,8 +108,8 @@ impl Answer {
                 first_output: None,
                 last_output: None,
                 now: Moment::default(),
-                data_head: [0; DONE.len()],
-                data_len: 0,
+                data_head: Short::default(),
+                inner: Held::new(),
             },
             gap: None,
             array: false,
@@ -186,7 +188,7 @@ impl Answer {
             Form::Events(events) => {
                 events.gap();
                 self.scanner.restart();
-                self.reading.data_len = 0;
+                self.reading.data_head.clear();
                 self.reading.facts.output = false;
             }
             // The rest of the message in progress is noise; the next one is whole.
@@ -259,10 +261,7 @@ struct Event<'a> {
 impl Events for Event<'_> {
     fn data(&mut self, part: &[u8]) {
         let reading = &mut *self.reading;
-        if let Some(room) = reading.data_head.get_mut(reading.data_len..) {
-            room.iter_mut().zip(part).for_each(|(slot, byte)| *slot = *byte);
-        }
-        reading.data_len = reading.data_len.saturating_add(part.len());
+        reading.data_head.push(part);
         let mut sink = Taking { facts: &mut reading.facts, dialect: reading.dialect };
         self.scanner.push(reading.dialect.wanted(), part, &mut sink);
     }
@@ -273,10 +272,10 @@ impl Events for Event<'_> {
         self.scanner.finish(reading.dialect.wanted(), &mut sink);
         self.scanner.restart();
         let facts = &mut reading.facts;
-        facts.terminal |= (reading.data_len == DONE.len() && reading.data_head == DONE)
+        facts.terminal |= (reading.data_head.is_whole() && *reading.data_head == *DONE)
             || std::str::from_utf8(name).is_ok_and(|name| reading.dialect.terminal.contains(&name));
         reading.note_output();
-        reading.data_len = 0;
+        reading.data_head.clear();
     }
 }
 
@@ -295,8 +294,11 @@ impl Event<'_> {
     fn message(&mut self, message: Message<'_>) {
         match message.kind {
             "event" if message.name == "chunk" => {
-                let inner = inner(message.payload);
+                let mut inner = std::mem::take(&mut self.reading.inner);
+                undo_base64(message.payload, &mut inner);
                 self.data(&inner);
+                inner.clear();
+                self.reading.inner = inner;
             }
             "event" => self.data(message.payload),
             _ => self.reading.facts.failed(message.name),
@@ -305,12 +307,12 @@ impl Event<'_> {
     }
 }
 
-/// What the member `bytes` of a payload holds, base64 undone.
-fn inner(payload: &[u8]) -> Vec<u8> {
+/// Adds what the member `bytes` of a payload holds to `bytes`, base64 undone.
+fn undo_base64(payload: &[u8], bytes: &mut Held) {
     let after = memmem::find(payload, b"\"bytes\"").map_or(payload.len(), |at| at + 7);
     let value = payload.get(after..).unwrap_or_default();
     let begin = memchr::memchr(b'"', value).map_or(value.len(), |at| at + 1);
-    let mut bytes = Vec::with_capacity(value.len() / 4 * 3);
+    bytes.grow(value.len() / 4 * 3);
     let (mut bits, mut count) = (0u32, 0u32);
     for byte in value.get(begin..).unwrap_or_default() {
         let six = match byte {
@@ -325,8 +327,7 @@ fn inner(payload: &[u8]) -> Vec<u8> {
         count += 6;
         if count >= 8 {
             count -= 8;
-            bytes.push(u8::try_from(bits >> count & 0xff).unwrap_or(0));
+            bytes.push(&[u8::try_from(bits >> count & 0xff).unwrap_or(0)]);
         }
     }
-    bytes
 }

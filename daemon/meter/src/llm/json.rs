@@ -4,6 +4,7 @@
 //! lenient: text that is not JSON gives no values, never an error. Several documents may follow each other.
 
 use crate::limits::{JSON_DEPTH_MAX, JSON_TEXT_MAX};
+use crate::payload::Short;
 
 /// A value at a wanted path.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -219,45 +220,12 @@ pub struct Scanner {
     node: u16,
     stack: [Frame; JSON_DEPTH_MAX],
     depth: usize,
-    text: Held,
+    /// A string or number in progress.
+    text: Short<JSON_TEXT_MAX>,
     /// First half of a surrogate pair.
     surrogate: u16,
     documents: u32,
     begun: bool,
-}
-
-/// A string or number in progress: part of a body, so it does not show itself.
-struct Held {
-    bytes: [u8; JSON_TEXT_MAX],
-    len: usize,
-    whole: bool,
-}
-
-impl std::fmt::Debug for Held {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Held").field("len", &self.len).finish_non_exhaustive()
-    }
-}
-
-impl Held {
-    fn clear(&mut self) {
-        self.len = 0;
-        self.whole = true;
-    }
-
-    fn push(&mut self, bytes: &[u8]) {
-        let room = JSON_TEXT_MAX - self.len.min(JSON_TEXT_MAX);
-        let fits = bytes.len().min(room);
-        if let (Some(to), Some(from)) = (self.bytes.get_mut(self.len..self.len + fits), bytes.get(..fits)) {
-            to.copy_from_slice(from);
-            self.len += fits;
-        }
-        self.whole &= fits == bytes.len();
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        self.bytes.get(..self.len).unwrap_or_default()
-    }
 }
 
 impl Default for Scanner {
@@ -267,7 +235,7 @@ impl Default for Scanner {
             node: ROOT,
             stack: [Frame { node: UNWANTED, array: false }; JSON_DEPTH_MAX],
             depth: 0,
-            text: Held { bytes: [0; JSON_TEXT_MAX], len: 0, whole: true },
+            text: Short::default(),
             surrogate: 0,
             documents: 0,
             begun: false,
@@ -390,13 +358,12 @@ impl Scanner {
                     at += part.len() + usize::from(end.is_some());
                     match end.and_then(|end| rest.get(end)) {
                         Some(b'"') if key => {
-                            self.node = self.lookup(paths, self.text.as_bytes());
+                            self.node = self.lookup(paths, &self.text);
                             self.state = State::Colon;
                         }
                         Some(b'"') => {
                             if let Some(field) = paths.field(self.node) {
-                                let value =
-                                    Value::Text { bytes: self.text.as_bytes(), whole: self.text.whole };
+                                let value = Value::Text { bytes: &self.text, whole: self.text.is_whole() };
                                 visitor.value(field, value);
                             }
                             self.after();
@@ -526,12 +493,12 @@ impl Scanner {
 
     fn end_scalar<F: Copy>(&mut self, paths: &Paths<F>, visitor: &mut impl Visitor<F>) {
         if let Some(field) = paths.field(self.node) {
-            let value = match self.text.as_bytes() {
+            let value = match &*self.text {
                 b"null" => Some(Value::Null),
                 b"true" => Some(Value::Bool(true)),
                 b"false" => Some(Value::Bool(false)),
                 text if text.first().is_some_and(|first| first.is_ascii_digit() || *first == b'-') => {
-                    self.text.whole.then_some(Value::Number(text))
+                    self.text.is_whole().then_some(Value::Number(text))
                 }
                 _ => None,
             };

@@ -9,6 +9,7 @@ use super::json::{Paths, Scanner, Value, Visitor};
 use super::{names, protobuf};
 use crate::exchange::{Place, Withheld};
 use crate::limits::JSON_TEXT_MAX;
+use crate::payload::Held;
 
 /// Wanted members of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -178,7 +179,7 @@ const MODEL_FIELD: &[u8] = b"form-data; name=\"model\"";
 struct Form {
     place: FormPlace,
     /// The last bytes, where a match may begin; then the value.
-    held: Vec<u8>,
+    held: Held,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -197,7 +198,7 @@ impl Form {
             // Across the border of two pieces first.
             let reach = MODEL_FIELD.len() - 1;
             let before = self.held.len();
-            self.held.extend_from_slice(bytes.get(..bytes.len().min(reach)).unwrap_or_default());
+            self.held.push(bytes.get(..bytes.len().min(reach)).unwrap_or_default());
             let end = |at: usize| at + MODEL_FIELD.len();
             let across = memmem::find(&self.held, MODEL_FIELD).map(|at| end(at).saturating_sub(before));
             match across.or_else(|| memmem::find(bytes, MODEL_FIELD).map(end)) {
@@ -209,10 +210,10 @@ impl Form {
                 None => {
                     if bytes.len() >= reach {
                         self.held.clear();
-                        self.held.extend_from_slice(bytes.get(bytes.len() - reach..).unwrap_or_default());
+                        self.held.push(bytes.get(bytes.len() - reach..).unwrap_or_default());
                     } else {
                         let drop = self.held.len().saturating_sub(reach);
-                        self.held.drain(..drop);
+                        self.held.drop_front(drop);
                     }
                     return;
                 }
@@ -226,7 +227,7 @@ impl Form {
                 (FormPlace::Head(_), b'\r') => {}
                 (FormPlace::Head(_), _) => self.place = FormPlace::Head(0),
                 (FormPlace::Value, b'\r' | b'\n') => self.place = FormPlace::Over,
-                (FormPlace::Value, byte) if self.held.len() < JSON_TEXT_MAX => self.held.push(*byte),
+                (FormPlace::Value, byte) if self.held.len() < JSON_TEXT_MAX => self.held.push(&[*byte]),
                 _ => return,
             }
         }

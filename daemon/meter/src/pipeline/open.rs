@@ -242,19 +242,20 @@ impl Open {
     }
 
     /// The exchange as it is recorded.
-    pub(super) fn finish(self) -> Exchange {
+    pub(super) fn finish(self: Box<Open>) -> Exchange {
+        // Only the exchange leaves its place; what is left of the bodies is wiped there.
         let Open {
             mut exchange,
             dialect,
-            asked,
-            answer,
+            ref asked,
+            ref answer,
             unreadable,
             labelled_stream,
             response,
             headless,
             failure,
             ..
-        } = self;
+        } = *self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
         let asked = asked.asked();
         if let Some(model) = &asked.model {
@@ -267,7 +268,7 @@ impl Open {
         }
         let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
-        if let Some(answer) = &answer {
+        if let Some(answer) = answer {
             usage = answer.usage(end == End::Complete);
             let facts = answer.facts();
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);

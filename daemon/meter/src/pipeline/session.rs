@@ -59,7 +59,8 @@ struct Exchanges {
     host: Option<HostEvidence>,
     naming: Naming,
     ordinal: u32,
-    open: Vec<Open>,
+    /// Each in a place of its own: what it holds of a body is never copied when the list changes.
+    open: Vec<Box<Open>>,
     made: Made,
 }
 
@@ -266,7 +267,7 @@ impl Exchanges {
     }
 
     fn find(&mut self, key: Key) -> Option<&mut Open> {
-        self.open.iter_mut().find(|open| open.key == key)
+        self.open.iter_mut().find(|open| open.key == key).map(|open| &mut **open)
     }
 
     /// Records the exchange if nothing more is to come.
@@ -394,7 +395,8 @@ impl Meter<'_> {
         match budget.lease(EXCHANGE_BYTES) {
             Some(lease) => {
                 let attempt = self.shared.attempts.begin(self.state.process, head);
-                self.state.open.push(Open::new(key, exchange, operation, headers, attempt, budget, lease));
+                let open = Open::new(key, exchange, operation, headers, attempt, budget, lease);
+                self.state.open.push(Box::new(open));
             }
             // No room to follow it: told at once, with what the head said.
             None => {

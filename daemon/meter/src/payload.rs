@@ -1,0 +1,184 @@
+//! Places where payload is held while it is parsed. They never show themselves, and what they held is wiped when they
+//! are emptied, when they are dropped and when they grow into another place.
+//!
+//! Types that can hold payload derive no `Debug`: what lies in these does not print, and nothing else holds any.
+
+use std::fmt;
+use std::ops::Deref;
+
+use zeroize::Zeroize;
+
+/// Bytes of any number. Only what is held has to be wiped: the rest of the room was wiped before.
+#[derive(Default)]
+pub struct Held(Vec<u8>);
+
+impl Held {
+    /// Nothing, without memory.
+    pub const fn new() -> Held {
+        Held(Vec::new())
+    }
+
+    /// Bytes it can hold without growing.
+    pub fn capacity(&self) -> usize {
+        self.0.capacity()
+    }
+
+    /// Adds `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let wanted = self.0.len().saturating_add(bytes.len());
+        if wanted > self.0.capacity() {
+            self.grow(wanted.next_power_of_two());
+        }
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Makes room for `capacity` bytes in all. The old place is wiped: `Vec` would leave a copy behind.
+    pub fn grow(&mut self, capacity: usize) {
+        if capacity > self.0.capacity() {
+            let mut larger = Vec::with_capacity(capacity);
+            larger.extend_from_slice(&self.0);
+            self.0.as_mut_slice().zeroize();
+            self.0 = larger;
+        }
+    }
+
+    /// Takes the first `bytes` away.
+    pub fn drop_front(&mut self, bytes: usize) {
+        let left = self.0.len().saturating_sub(bytes);
+        let from = self.0.len() - left;
+        self.0.copy_within(from.., 0);
+        self.truncate(left);
+    }
+
+    /// Keeps the first `bytes`.
+    pub fn truncate(&mut self, bytes: usize) {
+        self.0.get_mut(bytes..).unwrap_or_default().zeroize();
+        self.0.truncate(bytes);
+    }
+
+    /// Empties it and keeps the room.
+    pub fn clear(&mut self) {
+        self.truncate(0);
+    }
+}
+
+impl Deref for Held {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.0.as_mut_slice().zeroize();
+    }
+}
+
+impl fmt::Debug for Held {
+    /// How much, never what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
+}
+
+/// Up to `N` bytes in place.
+pub struct Short<const N: usize> {
+    bytes: [u8; N],
+    len: usize,
+    whole: bool,
+}
+
+impl<const N: usize> Short<N> {
+    /// Adds as much of `bytes` as fits.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let fits = bytes.len().min(N - self.len.min(N));
+        if let (Some(to), Some(from)) = (self.bytes.get_mut(self.len..self.len + fits), bytes.get(..fits)) {
+            to.copy_from_slice(from);
+            self.len += fits;
+        }
+        self.whole &= fits == bytes.len();
+    }
+
+    /// Whether everything fitted.
+    pub fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// Empties it.
+    pub fn clear(&mut self) {
+        self.bytes.get_mut(..self.len).unwrap_or_default().zeroize();
+        (self.len, self.whole) = (0, true);
+    }
+}
+
+impl<const N: usize> Default for Short<N> {
+    fn default() -> Short<N> {
+        Short { bytes: [0; N], len: 0, whole: true }
+    }
+}
+
+impl<const N: usize> Deref for Short<N> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl<const N: usize> Drop for Short<N> {
+    fn drop(&mut self) {
+        self.clear();
+    }
+}
+
+impl<const N: usize> fmt::Debug for Short<N> {
+    /// How much, never what.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len)
+    }
+}
+
+/// Wipes a large place. `zeroize` writes byte by byte, which would cost a quarter of what inflating does.
+pub fn wipe<T: Copy + Default>(place: &mut [T]) {
+    place.fill(T::default());
+    // Keeps the stores, although the place is about to be freed or left.
+    std::hint::black_box(place);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The room behind what is held, as it lies in memory.
+    fn room(held: &mut Held) -> Vec<u8> {
+        let (len, capacity) = (held.0.len(), held.0.capacity());
+        held.0.resize(capacity, 0xff);
+        let room = held.0[len..].to_vec();
+        held.0.truncate(len);
+        room
+    }
+
+    #[test]
+    fn what_was_held_is_wiped() {
+        let mut held = Held::new();
+        held.push(b"secret and more");
+        held.drop_front(7);
+        assert_eq!(&*held, b"and more");
+        held.truncate(3);
+        assert_eq!(&*held, b"and");
+        assert_eq!(format!("{held:?}"), "3 bytes");
+        held.push(&[b'x'; 100]);
+        assert_eq!(held.len(), 103);
+        held.clear();
+        assert!(held.is_empty() && held.capacity() >= 103);
+        assert_eq!(room(&mut held).len(), held.capacity());
+        let mut short = Short::<4>::default();
+        short.push(b"abcdef");
+        assert_eq!((&*short, short.is_whole()), (&b"abcd"[..], false));
+        assert_eq!(format!("{short:?}"), "4 bytes");
+        short.clear();
+        assert_eq!((short.bytes, short.is_whole()), ([0; 4], true));
+    }
+}
