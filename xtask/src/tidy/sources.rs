@@ -37,6 +37,23 @@ const NOT_IN_METER: &[&str] = &[
     "eprintln!",
 ];
 
+/// How bytes of somebody's traffic are held in a type: what derives `Debug` must not hold them, or it prints them.
+const PAYLOAD: &[&str] = &["Vec<u8>", "[u8]", "[u8; "];
+
+/// Bytes that are none: names of ours, and addresses.
+const NO_PAYLOAD: &[&str] = &["&'static [u8]", "[u8; 16]"];
+
+/// Where such types are.
+const PAYLOAD_BELOW: &[&str] = &[
+    "daemon/meter/src/flow",
+    "daemon/meter/src/http",
+    "daemon/meter/src/llm",
+    "daemon/meter/src/pipeline",
+    "daemon/meter/src/payload",
+    "daemon/host/src/shards",
+    "daemon/host/src/capture",
+];
+
 /// Names that belong to one place of a package: package source folder, name, places below it, why.
 const PLACES: &[(&str, &str, &[&str], &str)] = &[
     ("daemon/host/src/", "aya::", &["capture/", "capture.rs"], "only capture talks to the kernel"),
@@ -100,10 +117,44 @@ fn one(source: &Source) -> Vec<Finding> {
             }
         }
     }
+    if PAYLOAD_BELOW.iter().any(|below| path.starts_with(below)) {
+        for at in showing_payload(text).into_iter().filter(|at| *at < tests_from) {
+            find(at + 1, "derives `Debug` and holds bytes: write one that says how many".to_owned());
+        }
+    }
     if path == "daemon/meter/src/lib.rs" && !text.contains("#![deny(clippy::float_arithmetic)]") {
         find(1, "lacks `#![deny(clippy::float_arithmetic)]`: money is never a float".to_owned());
     }
     findings
+}
+
+/// Lines (from 0) of types that derive `Debug` although a field of theirs holds bytes.
+fn showing_payload(text: &str) -> Vec<usize> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut found = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        if !line.starts_with("#[derive(") {
+            continue;
+        }
+        let rest = lines.iter().skip(at);
+        let attribute = rest.clone().take_while(|line| {
+            !line.starts_with("pub") && !line.starts_with("struct") && !line.starts_with("enum")
+        });
+        let derives = attribute.clone().any(|line| line.contains("Debug"));
+        // A type ends at the first line that closes at the margin.
+        let body = rest.skip(attribute.count());
+        let end = body.clone().position(|line| line.starts_with('}') || line.ends_with(';')).unwrap_or(0);
+        let mut fields = body.take(end + 1).filter(|line| !line.trim_start().starts_with("//"));
+        if derives
+            && fields.any(|line| {
+                let other = NO_PAYLOAD.iter().fold((*line).to_owned(), |line, none| line.replace(none, ""));
+                PAYLOAD.iter().any(|held| other.contains(held))
+            })
+        {
+            found.push(at);
+        }
+    }
+    found
 }
 
 /// The line (from 0) from which a file holds tests.
@@ -160,6 +211,13 @@ mod tests {
         check("daemon/host/src/shards.rs", "use aya::maps::HashMap;", &["only capture"]);
         check("daemon/host/src/shards.rs", "use maya::maps::HashMap;", &[]);
         check("daemon/host/src/capture/ring.rs", "use aya::maps::HashMap;", &[]);
+        let held =
+            |derived: &str| format!("{derived}\npub struct A<'a> {{\n    b: u8,\n    c: &'a [u8],\n}}\n");
+        check("daemon/meter/src/http/a.rs", &held("#[derive(Clone, Debug)]"), &[":1: derives"]);
+        check("daemon/meter/src/http/a.rs", &held("#[derive(Clone)]"), &[]);
+        check("daemon/meter/src/pricing/a.rs", &held("#[derive(Debug)]"), &[]);
+        check("daemon/meter/src/flow/a.rs", "#[derive(Debug)]\nstruct A(Vec<u8>);\n", &[":1: derives"]);
+        check("daemon/meter/src/flow/a.rs", "#[derive(Debug)]\nstruct A;\nstruct B(Vec<u8>);\n", &[]);
         check("a.rs", concat!("#[ig", "nore]"), &["never runs"]);
         check("a.rs", &"\n".repeat(LINES_MAX + 1), &["hides a second one"]);
         check("proto/src/generated/a.rs", &"\n".repeat(LINES_MAX + 1), &[]);

@@ -90,7 +90,7 @@ fn read<T: FromBytes>(record: &[u8]) -> Result<T, Malformed> {
 }
 
 /// A record of the `CONTENT` ring, its payload still in the ring.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Chunk<'a> {
     /// Session.
     pub session: SessionIdentity,
@@ -108,6 +108,14 @@ pub struct Chunk<'a> {
     pub prefix: bool,
     /// Plaintext: never logged, never stored.
     pub payload: &'a [u8],
+}
+
+impl std::fmt::Debug for Chunk<'_> {
+    /// Where it belongs and how long it is, never what it says.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Chunk { session, direction, offset, payload, .. } = self;
+        write!(f, "Chunk({session:?}, {direction:?} at {offset}, {} bytes)", payload.len())
+    }
 }
 
 /// Reads a record of the `CONTENT` ring.

@@ -7,6 +7,7 @@
 use super::{Header, header};
 use crate::exchange::Reason;
 use crate::limits::Budget;
+use crate::payload::Short;
 
 use super::body::Decoder;
 
@@ -14,7 +15,7 @@ use super::body::Decoder;
 const PREFIX: usize = 5;
 
 /// A part of the stream of messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Part<'a> {
     /// Bytes of a message, decoded.
     Data(&'a [u8]),
@@ -22,12 +23,21 @@ pub enum Part<'a> {
     End,
 }
 
+impl std::fmt::Debug for Part<'_> {
+    /// How much, never what.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Part::Data(bytes) => write!(f, "{} bytes", bytes.len()),
+            Part::End => f.write_str("End"),
+        }
+    }
+}
+
 /// The messages of one body.
 #[derive(Debug)]
 pub struct Messages {
-    prefix: [u8; PREFIX],
-    /// Bytes of the prefix that are there.
-    held: usize,
+    /// Of the message in progress, as far as it is there.
+    prefix: Short<PREFIX>,
     /// Bytes of the message to come.
     left: u64,
     /// The message in progress is compressed.
@@ -47,8 +57,7 @@ impl Messages {
         }
         let coding = header(headers, "grpc-encoding").unwrap_or("identity");
         Some(Messages {
-            prefix: [0; PREFIX],
-            held: 0,
+            prefix: Short::default(),
             left: 0,
             packed: false,
             coding: coding.chars().take(16).collect::<String>().into(),
@@ -64,7 +73,7 @@ impl Messages {
     /// The reason why nothing more can be read; it stays.
     pub fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(Part<'_>)) -> Result<(), Reason> {
         while !bytes.is_empty() && self.broken.is_none() {
-            if self.held < PREFIX {
+            if self.prefix.len() < PREFIX {
                 self.prefix(&mut bytes, out);
                 continue;
             }
@@ -90,7 +99,7 @@ impl Messages {
 
     /// `bytes` are missing here: whether what follows can be read.
     pub fn gap(&mut self, bytes: u64) -> bool {
-        if self.broken.is_none() && self.held == PREFIX && !self.packed && bytes < self.left {
+        if self.broken.is_none() && self.prefix.len() == PREFIX && !self.packed && bytes < self.left {
             self.left -= bytes;
             return true;
         }
@@ -99,16 +108,10 @@ impl Messages {
     }
 
     fn prefix(&mut self, bytes: &mut &[u8], out: &mut dyn FnMut(Part<'_>)) {
-        let (Some(slot), Some((byte, rest))) = (self.prefix.get_mut(self.held), bytes.split_first()) else {
-            return;
-        };
-        *slot = *byte;
+        let Some((byte, rest)) = bytes.split_first() else { return };
         *bytes = rest;
-        self.held += 1;
-        if self.held < PREFIX {
-            return;
-        }
-        let [flag, length @ ..] = self.prefix;
+        self.prefix.push(&[*byte]);
+        let Some(&[flag, length @ ..]) = self.prefix.first_chunk::<PREFIX>() else { return };
         self.left = u64::from(u32::from_be_bytes(length));
         self.packed = flag == 1;
         match flag {
@@ -125,7 +128,7 @@ impl Messages {
     }
 
     fn over(&mut self, out: &mut dyn FnMut(Part<'_>)) {
-        self.held = 0;
+        self.prefix.clear();
         self.decoder = Decoder::default();
         out(Part::End);
     }

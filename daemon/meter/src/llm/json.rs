@@ -366,6 +366,7 @@ impl Scanner {
                                 let value = Value::Text { bytes: &self.text, whole: self.text.is_whole() };
                                 visitor.value(field, value);
                             }
+                            self.text.clear();
                             self.after();
                         }
                         Some(_) => self.state = State::Escape { key, digits: 0, unit: 0 },

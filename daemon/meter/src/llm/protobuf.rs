@@ -6,6 +6,7 @@
 
 use super::json::{Paths, ROOT, UNWANTED, Value, Visitor};
 use crate::limits::{JSON_TEXT_MAX, PROTOBUF_DEPTH_MAX};
+use crate::payload::Short;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -40,10 +41,8 @@ pub struct Scanner {
     taken: u64,
     varint: u64,
     shift: u32,
-    /// A string in progress: part of a body.
-    text: [u8; JSON_TEXT_MAX],
-    held: usize,
-    whole: bool,
+    /// A string in progress.
+    text: Short<JSON_TEXT_MAX>,
 }
 
 impl std::fmt::Debug for Scanner {
@@ -61,9 +60,7 @@ impl Default for Scanner {
             taken: 0,
             varint: 0,
             shift: 0,
-            text: [0; JSON_TEXT_MAX],
-            held: 0,
-            whole: true,
+            text: Short::default(),
         }
     }
 }
@@ -185,7 +182,7 @@ impl Scanner {
             }
             None if paths.is_inner(node) => passed,
             _ => {
-                (self.held, self.whole) = (0, true);
+                self.text.clear();
                 if length == 0 {
                     self.text_over(paths, node, visitor);
                     return;
@@ -196,21 +193,15 @@ impl Scanner {
     }
 
     fn hold(&mut self, part: &[u8]) {
-        let room = JSON_TEXT_MAX - self.held;
-        let fits = part.len().min(room);
-        if let (Some(to), Some(from)) = (self.text.get_mut(self.held..self.held + fits), part.get(..fits)) {
-            to.copy_from_slice(from);
-            self.held += fits;
-        }
-        self.whole &= fits == part.len();
+        self.text.push(part);
     }
 
     fn text_over<F: Copy>(&mut self, paths: &Paths<F>, node: u16, visitor: &mut impl Visitor<F>) {
         self.state = State::Tag;
         if let Some(field) = paths.field(node) {
-            let bytes = self.text.get(..self.held).unwrap_or_default();
-            visitor.value(field, Value::Text { bytes, whole: self.whole });
+            visitor.value(field, Value::Text { bytes: &self.text, whole: self.text.is_whole() });
         }
+        self.text.clear();
     }
 
     /// Leaves the messages that end here.
