@@ -32,7 +32,7 @@ fn an_embeddings_answer_of_100_mb_costs_kilobytes() {
         world.records()
     });
     assert_eq!(records.iter().map(tokens).collect::<Vec<_>>(), [(Some(8_191), None)]);
-    assert!(seen.most < 16 * KIB, "{seen:?}");
+    assert!(seen.most < 32 * KIB, "{seen:?}");
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn an_upload_of_2_gb_costs_kilobytes() {
         world.records()
     });
     assert_eq!(records.iter().map(tokens).collect::<Vec<_>>(), [(Some(14), Some(4))]);
-    assert!(seen.most < 16 * KIB, "{seen:?}");
+    assert!(seen.most < 32 * KIB, "{seen:?}");
 }
 
 #[test]
