@@ -59,7 +59,7 @@ struct Exchanges {
     host: Option<HostEvidence>,
     naming: Naming,
     ordinal: u32,
-    /// Each in a place of its own: what it holds of a body is never copied when the list changes.
+    #[expect(clippy::vec_box, reason = "what it holds of a body is not copied when the list changes")]
     open: Vec<Box<Open>>,
     made: Made,
 }
