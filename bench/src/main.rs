@@ -4,11 +4,13 @@ mod app_cost;
 mod exit_time;
 mod ingest;
 mod latency;
+mod link;
 mod loss;
 mod measure;
 mod memory;
 mod metering;
 mod node_cost;
+mod tap_share;
 
 use std::process::ExitCode;
 
@@ -34,6 +36,15 @@ enum Bench {
         /// Interleaved pairs.
         #[arg(long, default_value_t = 20)]
         pairs: usize,
+        /// No daemon on either side: what the machine's noise makes of equal things.
+        #[arg(long)]
+        noise: bool,
+    },
+    /// The share of time that a tap is open under a mixed load.
+    Tap {
+        /// How long.
+        #[arg(long, default_value_t = 180)]
+        seconds: u64,
     },
     /// Latency of a real SDK call: direct, with the daemon, through the LiteLLM proxy.
     Latency {
@@ -81,7 +92,8 @@ fn main() -> ExitCode {
 fn run(bench: &Bench) -> anyhow::Result<()> {
     match bench {
         Bench::App { rounds } => app_cost::run(*rounds),
-        Bench::Node { pairs } => node(*pairs),
+        Bench::Node { pairs, noise } => node(*pairs, *noise),
+        Bench::Tap { seconds } => tap_share::run(*seconds),
         Bench::Latency { calls, no_litellm } => latency::run(*calls, !no_litellm),
         Bench::Loss => loss::run(),
         Bench::Meter => metering::run(),
@@ -96,16 +108,23 @@ fn run(bench: &Bench) -> anyhow::Result<()> {
             loss::run()?;
             memory::run()?;
             exit_time::run(100)?;
-            node(20)
+            tap_share::run(180)?;
+            node(20, true)?;
+            node(20, false)
         }
         Bench::Serve { address } => node_cost::serve(*address),
     }
 }
 
-fn node(pairs: usize) -> anyhow::Result<()> {
-    for (name, config) in [("at rest", ""), ("tap always open", "[capture]\ntap = \"always\"\n")] {
+fn node(pairs: usize, noise: bool) -> anyhow::Result<()> {
+    let sides: &[(&str, Option<&str>)] = if noise {
+        &[("noise: no daemon on either side", None)]
+    } else {
+        &[("at rest", Some("")), ("tap always open", Some("[capture]\ntap = \"always\"\n"))]
+    };
+    for (name, config) in sides {
         println!("## What the node pays, {name} (time per step with / without the daemon)");
-        for (load, ratio) in node_cost::run(pairs, config)? {
+        for (load, ratio) in node_cost::run(pairs, *config)? {
             println!("{load:32} {ratio}");
         }
     }

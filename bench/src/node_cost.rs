@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use e2e::daemon::Daemon;
 
+use crate::link::Link;
 use crate::measure::Ratio;
 
 /// How long one figure is measured once.
@@ -49,10 +50,10 @@ pub(crate) fn serve(address: SocketAddr) -> anyhow::Result<()> {
 }
 
 /// A server in a process of its own, in network namespace `namespace` if given.
-struct Server(Child);
+pub(crate) struct Server(Child);
 
 impl Server {
-    fn start(address: SocketAddr, namespace: Option<&str>) -> anyhow::Result<Server> {
+    pub(crate) fn start(address: SocketAddr, namespace: Option<&str>) -> anyhow::Result<Server> {
         let exe = std::env::current_exe()?;
         let mut command = match namespace {
             Some(name) => {
@@ -76,24 +77,14 @@ impl Drop for Server {
     }
 }
 
-/// Measures every load `pairs` times without and with a daemon of `config`, interleaved, on loopback and on a veth pair.
-pub(crate) fn run(pairs: usize, config: &str) -> anyhow::Result<Vec<(String, Ratio)>> {
-    let namespace = "venturi-bench";
-    let ip = |arguments: &[&str]| Command::new("ip").args(arguments).stderr(Stdio::null()).status();
-    let _ = ip(&["netns", "del", namespace]);
-    ip(&["netns", "add", namespace])?;
-    ip(&["link", "add", "vbench0", "type", "veth", "peer", "name", "vbench1", "netns", namespace])?;
-    ip(&["addr", "add", "198.18.77.1/30", "dev", "vbench0"])?;
-    ip(&["link", "set", "vbench0", "up"])?;
-    ip(&["-n", namespace, "addr", "add", "198.18.77.2/30", "dev", "vbench1"])?;
-    ip(&["-n", namespace, "link", "set", "vbench1", "up"])?;
-    let result = measure(pairs, config, namespace);
-    let _ = ip(&["link", "del", "vbench0"]);
-    let _ = ip(&["netns", "del", namespace]);
-    result
+/// Measures every load `pairs` times without and with a daemon of `config`, interleaved, on loopback and on a veth pair;
+/// with no configuration there is a daemon on neither side, and the ratios show what the machine's noise makes of it.
+pub(crate) fn run(pairs: usize, config: Option<&str>) -> anyhow::Result<Vec<(String, Ratio)>> {
+    let link = Link::new(1)?;
+    measure(pairs, config, link.namespace)
 }
 
-fn measure(pairs: usize, config: &str, namespace: &str) -> anyhow::Result<Vec<(String, Ratio)>> {
+fn measure(pairs: usize, config: Option<&str>, namespace: &str) -> anyhow::Result<Vec<(String, Ratio)>> {
     let places = [("loopback", "127.80.0.1:7801", None), ("veth", "198.18.77.2:7801", Some(namespace))];
     let mut servers = Vec::new();
     for (_, address, namespace) in places {
@@ -106,7 +97,8 @@ fn measure(pairs: usize, config: &str, namespace: &str) -> anyhow::Result<Vec<(S
         // The order alternates, so that a drift of the machine hits both sides.
         let mut sides = [Vec::new(), Vec::new()];
         for with in if pair % 2 == 0 { [false, true] } else { [true, false] } {
-            let daemon = with.then(|| Daemon::start(dir.path(), config)).transpose()?;
+            let config = config.filter(|_| with);
+            let daemon = config.map(|config| Daemon::start(dir.path(), config)).transpose()?;
             for (_, address, _) in places {
                 for (_, load) in LOADS {
                     sides[usize::from(with)].push(load(address.parse()?)?);

@@ -8,5 +8,6 @@ mod faults;
 mod fields;
 mod first_calls;
 mod privacy;
+mod quic;
 mod recorded;
 mod workloads;

@@ -12,6 +12,9 @@ use anyhow::{Context, bail};
 /// Packages of the Python environment.
 const PYTHON_PACKAGES: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "httpx[http2]==0.28.1"];
 
+/// Packages of the Python environment of QUIC clients.
+const QUIC_PACKAGES: &[&str] = &["aioquic==1.7.2"];
+
 /// Packages of the Node project.
 const NODE_PACKAGES: &[&str] = &["openai@7"];
 
@@ -73,11 +76,20 @@ pub fn which(name: &str) -> anyhow::Result<PathBuf> {
     bail!("{name} is not installed")
 }
 
+/// Python with `aioquic`.
+pub fn quic_python() -> anyhow::Result<PathBuf> {
+    environment("quic", QUIC_PACKAGES)
+}
+
 fn python() -> anyhow::Result<PathBuf> {
-    let dir = lab_dir().join("venv");
+    environment("venv", PYTHON_PACKAGES)
+}
+
+fn environment(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let dir = lab_dir().join(name);
     let python = dir.join("bin/python");
     let stamp = dir.join("packages");
-    let wanted = PYTHON_PACKAGES.join(" ");
+    let wanted = packages.join(" ");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(python);
     }
@@ -85,7 +97,7 @@ fn python() -> anyhow::Result<PathBuf> {
     run(Command::new(which("python3")?).args(["-m", "venv", "--clear"]).arg(&dir))?;
     run(Command::new(&python)
         .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
-        .args(PYTHON_PACKAGES))?;
+        .args(packages))?;
     std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(python)
 }

@@ -3,8 +3,10 @@
 //! Needs root and BPF; elsewhere each test says that it was skipped, and fails if `VENTURI_REQUIRE_KERNEL=1`.
 
 mod flows;
+mod frames;
 mod harness;
 mod life;
+mod other_kernels;
 mod sessions;
 mod tap;
 mod tls;

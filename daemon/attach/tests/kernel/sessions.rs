@@ -5,7 +5,7 @@ use abi::attacher::{Descriptor, Hook, Verb};
 use abi::content::{
     CALL_BYTES_MAX, ChunkHead, FLAG_CALL_END, FLAG_PREFIX, PREFIX_BYTES_MAX, PREFIX_WRITES_MAX, SIZE_CLASSES,
 };
-use abi::control::{HOST_KEY_BYTES, Verdict, VerdictKey};
+use abi::control::{HOST_KEY_BYTES, SessionKey, SessionState, Verdict, VerdictKey};
 use abi::counter::Counter;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, LpmTrie, Map, MapData, PerCpuArray, RingBuf};
@@ -119,6 +119,7 @@ fn only_what_may_leave_the_kernel_leaves_it() {
     assert_eq!(lab.counter(Counter::LostContentRingFullBytes) + lab.counter(Counter::LostUserFaultBytes), 0);
     assert_eq!(lab.counter(Counter::PrefixBytesEmitted), 512 + 7 * 100 + 3 * 100);
     assert_eq!(lab.counter(Counter::CallTailBytesSkipped), 5000);
+    lab.check_balance();
     std::fs::remove_dir_all(directory).expect("clean up");
 }
 
@@ -148,6 +149,8 @@ fn a_reused_address_is_another_session() {
     addresses.sort_unstable();
     addresses.dedup();
     assert!(addresses.len() < 10, "no address was used twice: the test shows nothing");
+    assert!(lab.counter(Counter::SessionsRemoved) > 0);
+    lab.check_balance();
     assert_eq!(lab.counter(Counter::NotAiBytesEmitted), 0);
     std::fs::remove_dir_all(directory).expect("clean up");
 }
@@ -217,6 +220,16 @@ impl Lab {
         let mut verdicts = HashMap::<_, [u8; BYTES], u32>::try_from(map).expect("verdicts");
         let key: [u8; BYTES] = key.as_bytes().try_into().expect("size");
         verdicts.insert(key, verdict.wire(), 0).expect("insert");
+    }
+
+    /// Every session that was made was removed or is there: what is missing in this balance was evicted.
+    fn check_balance(&self) {
+        type Sessions = HashMap<MapData, [u8; size_of::<SessionKey>()], [u8; size_of::<SessionState>()]>;
+        let sessions = Sessions::try_from(Map::LruHashMap(self.attacher.map(Descriptor::Sessions)));
+        let held = sessions.expect("the table").keys().flatten().count() as u64;
+        let (made, removed) =
+            (self.counter(Counter::SessionsInserted), self.counter(Counter::SessionsRemoved));
+        assert!(made > 0 && made == removed + held, "{made} made, {removed} removed, {held} held");
     }
 
     fn counter(&self, counter: Counter) -> u64 {

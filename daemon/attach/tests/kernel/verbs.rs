@@ -14,6 +14,37 @@ fn with(verb: Verb, change: impl FnOnce(&mut Request)) -> Request {
 }
 
 #[test]
+fn a_socket_has_a_holder_and_a_program_its_misses() {
+    if !can_run("a_socket_has_a_holder_and_a_program_its_misses") {
+        return;
+    }
+    let mut attacher = Attacher::armed(&[]);
+    let script = "import socket,sys,os\ns=socket.socket(socket.AF_INET,socket.SOCK_DGRAM)\nprint('ready',flush=True)\n\
+                  for line in sys.stdin: print(os.stat(s.fileno()).st_ino,flush=True)";
+    let mut holder = Python::start(script, &[]).expect("python3");
+    let inode: u64 = holder.tell("which").parse().expect("an inode");
+    let uid = u64::from(nix::unistd::getuid().as_raw());
+    let owner = |inode, uid| with(Verb::SocketOwner, |r| (r.value, r.end) = (inode, uid));
+    let (reply, _) = attacher.done(owner(inode, uid));
+    assert_eq!(reply.value, u64::from(holder.pid()));
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", holder.pid())).expect("stat");
+    assert!(stat.contains(&format!(" {} ", reply.file)), "{} starts a process of {stat}", reply.file);
+    check(&mut attacher, "another user's", owner(inode, uid + 1), Refusal::Gone);
+    check(&mut attacher, "no user", owner(inode, u64::MAX), Refusal::NotAllowed);
+    drop(holder);
+    check(&mut attacher, "a socket that was closed", owner(inode, uid), Refusal::Gone);
+
+    let misses = |id: u32| with(Verb::Misses, |r| r.value = u64::from(id));
+    let programs = attacher.hello.programs;
+    for program in &programs[..attacher.hello.program_count as usize] {
+        attacher.done(misses(program.id));
+    }
+    let foreign = programs.iter().map(|program| program.id).max().unwrap_or_default() + 1_000;
+    check(&mut attacher, "a program of somebody else", misses(foreign), Refusal::Gone);
+    check(&mut attacher, "no id", with(Verb::Misses, |r| r.value = u64::MAX), Refusal::NotAllowed);
+}
+
+#[test]
 fn requests_outside_the_allowlists_are_refused() {
     if !can_run("requests_outside_the_allowlists_are_refused") {
         return;

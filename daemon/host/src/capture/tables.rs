@@ -115,8 +115,6 @@ impl Tables {
     /// every entry was made, and removed or not. `counters` as [`Tables::counters`] reads them.
     pub(super) fn evicted(&self, counters: &[u64]) -> [(Loss, u64); 3] {
         let read = |counter: Counter| counters.get(counter as usize).copied().unwrap_or_default();
-        let evicted =
-            |made: u64, removed: u64, room: u32| made.saturating_sub(removed).saturating_sub(room.into());
         let sessions =
             evicted(read(Counter::SessionsInserted), read(Counter::SessionsRemoved), control::SESSIONS_MAX);
         let verdicts = evicted(self.verdicts_inserted, read(Counter::VerdictsRemoved), control::VERDICTS_MAX);
@@ -135,5 +133,28 @@ impl Tables {
             Some(values.iter().sum())
         };
         (0..counter::COUNT).map(sum).collect()
+    }
+}
+
+/// Entries that a table forgot by itself, at least.
+fn evicted(made: u64, removed: u64, room: u32) -> u64 {
+    made.saturating_sub(removed).saturating_sub(u64::from(room))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_neither_removed_nor_fits_was_forgotten() {
+        let check =
+            |made, removed, room, expected| assert_eq!(evicted(made, removed, room), expected, "{made}");
+        check(0, 0, 10, 0);
+        check(10, 0, 10, 0);
+        check(11, 0, 10, 1);
+        check(31, 20, 10, 1);
+        // Counters of several processors are not read at one moment.
+        check(5, 6, 10, 0);
+        check(u64::MAX, 0, u32::MAX, u64::MAX - u64::from(u32::MAX));
     }
 }
