@@ -53,7 +53,7 @@ impl CostKind {
     }
 }
 
-/// One product of tokens and price.
+/// One product of tokens, or other units, and price.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CostPart {
     /// Token class: `input`, `cache_read`, `cache_write_5m`, `cache_write_1h`, `output`, `reasoning`, ..

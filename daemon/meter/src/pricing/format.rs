@@ -38,6 +38,24 @@ pub struct UnitPrices {
     pub web_search_request: Option<u64>,
     /// One request.
     pub request: Option<u64>,
+    /// Audio read from a cache, where it differs.
+    pub audio_cache_read: Option<u64>,
+    /// Images read from a cache, where they differ.
+    pub image_cache_read: Option<u64>,
+    /// Video in the input.
+    pub video_input: Option<u64>,
+    /// Video in the output.
+    pub video_output: Option<u64>,
+    /// One image made.
+    pub image: Option<u64>,
+    /// One millisecond of audio in the request.
+    pub audio_input_ms: Option<u64>,
+    /// One character.
+    pub character: Option<u64>,
+    /// One page read.
+    pub page: Option<u64>,
+    /// One search, as rerank bills it.
+    pub search_unit: Option<u64>,
 }
 
 impl UnitPrices {
@@ -56,10 +74,19 @@ impl UnitPrices {
             image_output: self.image_output.or(base.image_output),
             web_search_request: self.web_search_request.or(base.web_search_request),
             request: self.request.or(base.request),
+            audio_cache_read: self.audio_cache_read.or(base.audio_cache_read),
+            image_cache_read: self.image_cache_read.or(base.image_cache_read),
+            video_input: self.video_input.or(base.video_input),
+            video_output: self.video_output.or(base.video_output),
+            image: self.image.or(base.image),
+            audio_input_ms: self.audio_input_ms.or(base.audio_input_ms),
+            character: self.character.or(base.character),
+            page: self.page.or(base.page),
+            search_unit: self.search_unit.or(base.search_unit),
         }
     }
 
-    fn all(&self) -> [Option<u64>; 12] {
+    fn all(&self) -> [Option<u64>; 21] {
         let UnitPrices {
             input,
             cache_read,
@@ -73,6 +100,15 @@ impl UnitPrices {
             image_output,
             web_search_request,
             request,
+            audio_cache_read,
+            image_cache_read,
+            video_input,
+            video_output,
+            image,
+            audio_input_ms,
+            character,
+            page,
+            search_unit,
         } = *self;
         [
             input,
@@ -87,6 +123,15 @@ impl UnitPrices {
             image_output,
             web_search_request,
             request,
+            audio_cache_read,
+            image_cache_read,
+            video_input,
+            video_output,
+            image,
+            audio_input_ms,
+            character,
+            page,
+            search_unit,
         ]
     }
 }

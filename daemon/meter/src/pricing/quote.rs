@@ -2,6 +2,7 @@
 
 use super::catalogue::{Catalogue, Found};
 use super::format::{ModelPrices, Rate, UnitPrices};
+use crate::detail::Detail;
 use crate::directory::Directory;
 use crate::exchange::{Exchange, Usage};
 use crate::money::PicoUsd;
@@ -54,16 +55,19 @@ fn quote(
     if !exchange.inference {
         return Err("not_inference");
     }
-    let Some(input) = exchange.usage.input else {
+    let usage = &billed(&exchange.usage);
+    let in_units =
+        usage.input.is_none() && usage.output.is_none() && UNITS.iter().any(|unit| unit.of(usage) > 0);
+    if usage.input.is_none() && !in_units {
         return Err(if exchange.status.is_some_and(|status| status >= 400) {
             "error_response"
         } else {
             "unknown_usage"
         });
-    };
+    }
     let model = model_of(exchange, catalogue, notes)?;
     let rate = rate_of(model, exchange, at, notes).ok_or("no_price_in_force")?;
-    let usage = &exchange.usage;
+    let input = usage.input.unwrap_or(0);
     let cached = usage.cache_read.unwrap_or(0).saturating_add(usage.cache_creation.unwrap_or(0));
     let total_input = input.max(cached);
     if rate.limit.is_some_and(|limit| total_input > limit) {
@@ -74,8 +78,15 @@ fn quote(
         None => rate.prices,
     };
     let mut parts = Parts::default();
-    charge_input(usage, input, &prices, &mut parts, notes)?;
-    charge_output(exchange, &prices, &mut parts, notes)?;
+    charge_units(usage, &prices, &mut parts);
+    if in_units {
+        if parts.list.is_empty() {
+            return Err("no_unit_price");
+        }
+    } else {
+        charge_input(usage, input, &prices, &mut parts, notes)?;
+        charge_output(exchange.operation, usage, &prices, &mut parts, notes)?;
+    }
     if let Some(searches) = usage.web_search_requests {
         match prices.web_search_request {
             Some(price) => parts.add("web_search_request", searches, price),
@@ -87,6 +98,45 @@ fn quote(
         parts.add("request", 1, price);
     }
     parts.total()
+}
+
+/// What the provider bills, where it says that this differs from what it used: then nothing is told apart.
+fn billed(usage: &Usage) -> Usage {
+    let (input, output) = (usage.details.get(Detail::BilledInput), usage.details.get(Detail::BilledOutput));
+    if input.is_none() && output.is_none() {
+        return *usage;
+    }
+    Usage { input: input.or(usage.input), output: output.or(usage.output), ..Usage::default() }
+}
+
+/// A unit that is not a token.
+struct Unit {
+    detail: Detail,
+    class: &'static str,
+    price: fn(&UnitPrices) -> Option<u64>,
+}
+
+impl Unit {
+    fn of(&self, usage: &Usage) -> u64 {
+        usage.details.get(self.detail).unwrap_or(0)
+    }
+}
+
+const UNITS: [Unit; 5] = [
+    Unit { detail: Detail::Images, class: "image", price: |prices| prices.image },
+    Unit { detail: Detail::AudioInputMs, class: "audio_input_ms", price: |prices| prices.audio_input_ms },
+    Unit { detail: Detail::Characters, class: "character", price: |prices| prices.character },
+    Unit { detail: Detail::Pages, class: "page", price: |prices| prices.page },
+    Unit { detail: Detail::SearchUnits, class: "search_unit", price: |prices| prices.search_unit },
+];
+
+/// Units have a price or tokens do: a model that is billed by tokens has none for the images that they make up.
+fn charge_units(usage: &Usage, prices: &UnitPrices, parts: &mut Parts) {
+    for unit in &UNITS {
+        if let Some(price) = (unit.price)(prices) {
+            parts.add(unit.class, unit.of(usage), price);
+        }
+    }
 }
 
 /// The entry that prices the exchange: by the model of the response, else by that of the request. On Bedrock the other
@@ -140,6 +190,8 @@ fn rate_of<'a>(
             })
     };
     let tier = exchange.service_tier.as_deref().map(str::to_ascii_lowercase);
+    // Vertex AI says how traffic was served: `ON_DEMAND_FLEX`.
+    let tier = tier.map(|tier| tier.strip_prefix("on_demand_").map(str::to_owned).unwrap_or(tier));
     let batch = exchange.batch || tier.as_deref() == Some("batch");
     let tier = tier.filter(|tier| !is_standard(tier));
     let region = Directory::region_of(&exchange.host);
@@ -183,22 +235,40 @@ fn charge_input(
         notes.add("cache_exceeds_input");
     }
     let uncached = input.saturating_sub(cached);
-    // Of what was not cached, audio and images may have prices of their own.
-    let audio = usage.audio_input.unwrap_or(0).min(uncached);
-    let image = usage.image_input.unwrap_or(0).min(uncached - audio);
-    if cached > 0 && usage.audio_input.unwrap_or(0) > 0 && prices.audio_input.is_some() {
+    // Of what was not cached, audio, images and video may have prices of their own.
+    let details = &usage.details;
+    let fresh =
+        |all: Option<u64>, cached: Detail| all.unwrap_or(0).saturating_sub(details.get(cached).unwrap_or(0));
+    let audio = fresh(usage.audio_input, Detail::CachedAudio).min(uncached);
+    let image = fresh(usage.image_input, Detail::CachedImage).min(uncached - audio);
+    let video = fresh(details.get(Detail::VideoInput), Detail::CachedVideo).min(uncached - audio - image);
+    let told = [Detail::CachedText, Detail::CachedAudio, Detail::CachedImage, Detail::CachedVideo];
+    let is_told = told.iter().any(|detail| details.get(*detail).is_some());
+    if cached > 0 && !is_told && usage.audio_input.unwrap_or(0) > 0 && prices.audio_input.is_some() {
         notes.add("cached_modality_unknown");
     }
-    parts.add("input", uncached - audio - image, plain);
+    parts.add("input", uncached - audio - image - video, plain);
     if audio > 0 && prices.audio_input.is_none() {
         notes.add("no_audio_price");
     }
     parts.add("audio_input", audio, prices.audio_input.unwrap_or(plain));
     parts.add("image_input", image, prices.image_input.unwrap_or(plain));
+    parts.add("video_input", video, prices.video_input.unwrap_or(plain));
     if cache_read > 0 && prices.cache_read.is_none() {
         notes.add("no_cache_price");
     }
-    parts.add("cache_read", cache_read, prices.cache_read.unwrap_or(plain));
+    let mut rest = cache_read;
+    for (class, detail, price) in [
+        ("audio_cache_read", Detail::CachedAudio, prices.audio_cache_read),
+        ("image_cache_read", Detail::CachedImage, prices.image_cache_read),
+    ] {
+        if let Some(price) = price {
+            let tokens = details.get(detail).unwrap_or(0).min(rest);
+            rest -= tokens;
+            parts.add(class, tokens, price);
+        }
+    }
+    parts.add("cache_read", rest, prices.cache_read.unwrap_or(plain));
     charge_cache_writes(usage, written, plain, prices, parts, notes);
     Ok(())
 }
@@ -228,15 +298,15 @@ fn charge_cache_writes(
 }
 
 fn charge_output(
-    exchange: &Exchange,
+    operation: &str,
+    usage: &Usage,
     prices: &UnitPrices,
     parts: &mut Parts,
     notes: &mut Notes,
 ) -> Result<(), &'static str> {
-    let usage = &exchange.usage;
     let Some(output) = usage.output else {
         // Embeddings have no output; of everything else it is missing.
-        return if exchange.operation == "embeddings" || prices.output.is_none() {
+        return if operation == "embeddings" || prices.output.is_none() {
             Ok(())
         } else {
             Err("unknown_usage")
@@ -248,18 +318,23 @@ fn charge_output(
     let plain = prices.output.ok_or("no_output_price")?;
     let audio = usage.audio_output.unwrap_or(0).min(output);
     let image = usage.image_output.unwrap_or(0).min(output - audio);
-    let mut text = output - audio - image;
+    let video = usage.details.get(Detail::VideoOutput).unwrap_or(0).min(output - audio - image);
+    let mut text = output - audio - image - video;
     if let Some(price) = prices.reasoning {
         let reasoning = usage.reasoning.unwrap_or(0).min(text);
         text -= reasoning;
         parts.add("reasoning", reasoning, price);
     }
-    if (audio > 0 && prices.audio_output.is_none()) || (image > 0 && prices.image_output.is_none()) {
+    if (audio > 0 && prices.audio_output.is_none())
+        || (image > 0 && prices.image_output.is_none())
+        || (video > 0 && prices.video_output.is_none())
+    {
         notes.add("no_modality_price");
     }
     parts.add("output", text, plain);
     parts.add("audio_output", audio, prices.audio_output.unwrap_or(plain));
     parts.add("image_output", image, prices.image_output.unwrap_or(plain));
+    parts.add("video_output", video, prices.video_output.unwrap_or(plain));
     Ok(())
 }
 

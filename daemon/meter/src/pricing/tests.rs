@@ -6,6 +6,7 @@ use ed25519_dalek::{Signer, SigningKey};
 use proptest::prelude::*;
 
 use super::{Catalogue, CatalogueError, CatalogueSource, Found, PriceState, Trusted};
+use crate::detail::{Detail, Details};
 use crate::exchange::{Exchange, IdentifiedBy, RateLimits, ReportedCost, SessionId, Timing, Usage, Withheld};
 use crate::money::PicoUsd;
 use crate::pricing::price;
@@ -56,6 +57,11 @@ const PROVIDERS: &str = r#"
   "rates":[{"prices":{"input":1000000,"output":2000000}}]},
  {"model":"gpt-x-think","match":[{"exact":"gpt-x-think"}],"confidence":"single",
   "rates":[{"prices":{"input":1000000,"output":2000000,"reasoning":3000000,"audio_input":7000000,"audio_output":8000000,"request":5000000000}}]},
+ {"model":"multi-x","match":[{"exact":"multi-x"}],"confidence":"single",
+  "rates":[{"prices":{"input":10,"cache_read":1,"audio_cache_read":2,"audio_input":30,"video_input":40,"output":50,"video_output":60}},
+           {"tier":"flex","prices":{"input":5,"output":25}}]},
+ {"model":"unit-x","match":[{"exact":"unit-x"}],"confidence":"single",
+  "rates":[{"prices":{"image":40000000000,"audio_input_ms":100000,"character":1,"page":2000000000,"search_unit":3}}]},
  {"model":"gpt-x-limit","match":[{"exact":"gpt-x-limit"}],"confidence":"confirmed",
   "rates":[{"limit":1000,"prices":{"input":1,"output":1}}]},
  {"model":"embed-x","match":[{"prefix":"embed-x"}],"confidence":"single","rates":[{"prices":{"input":20000}}]},
@@ -297,6 +303,59 @@ fn assumptions_are_named() {
     check(&regional, "0.00000000003 estimated priced_as_response_model input=1 output=1");
 }
 
+fn with(usage: Usage, details: &[(Detail, u64)]) -> Usage {
+    let mut all = usage;
+    details.iter().for_each(|(detail, count)| all.details.set(*detail, *count));
+    all
+}
+
+#[test]
+fn modalities_have_prices_of_their_own() {
+    let cached = Usage { cache_read: Some(400), audio_input: Some(500), ..usage(1_000, 10) };
+    check(
+        &exchange("openai", "multi-x", cached),
+        "0.0000000169 estimated cached_modality_unknown input=100 audio_input=500 cache_read=400 output=10",
+    );
+    let told =
+        with(cached, &[(Detail::CachedText, 80), (Detail::CachedAudio, 320), (Detail::VideoInput, 300)]);
+    check(
+        &exchange("openai", "multi-x", told),
+        "0.00000001982 computed - input=120 audio_input=180 video_input=300 audio_cache_read=320 cache_read=80 output=10",
+    );
+    let film = with(usage(0, 10), &[(Detail::VideoOutput, 4)]);
+    check(&exchange("openai", "multi-x", film), "0.00000000054 computed - output=6 video_output=4");
+    let mut served = exchange("openai", "multi-x", usage(1, 1));
+    served.service_tier = Some("ON_DEMAND_FLEX".into());
+    check(&served, "0.00000000003 computed - input=1 output=1");
+    served.service_tier = Some("ON_DEMAND".into());
+    check(&served, "0.00000000006 computed - input=1 output=1");
+}
+
+#[test]
+fn what_is_billed_is_charged_and_not_what_was_used() {
+    let stated = Usage { cache_read: Some(464), ..usage(500, 14) };
+    let stated = with(stated, &[(Detail::BilledInput, 5), (Detail::BilledOutput, 12)]);
+    check(&exchange("openai", "gpt-x-plain", stated), "0.000029 computed - input=5 output=12");
+}
+
+#[test]
+fn other_units_are_charged_where_they_have_a_price() {
+    let units = |details: &[(Detail, u64)]| exchange("openai", "unit-x", with(Usage::default(), details));
+    check(&units(&[(Detail::Images, 2)]), "0.08 computed - image=2");
+    check(&units(&[(Detail::AudioInputMs, 6_500)]), "0.00065 computed - audio_input_ms=6500");
+    check(
+        &units(&[(Detail::Pages, 3), (Detail::SearchUnits, 1)]),
+        "0.006000000003 computed - page=3 search_unit=1",
+    );
+    check(&units(&[(Detail::Images, 0)]), "- unknown unknown_usage");
+    check(&units(&[(Detail::Sources, 4)]), "- unknown unknown_usage");
+    let unpriced = exchange("openai", "gpt-x", with(Usage::default(), &[(Detail::Images, 2)]));
+    check(&unpriced, "- unknown no_unit_price");
+    // Tokens that make up an image are charged as tokens.
+    let both = exchange("openai", "gpt-x-plain", with(usage(10, 5), &[(Detail::Images, 1)]));
+    check(&both, "0.00002 computed - input=10 output=5");
+}
+
 #[test]
 fn what_the_provider_states_wins() {
     let mut stated = exchange("openai", "gpt-x", usage(1_000, 500));
@@ -477,6 +536,14 @@ fn any_usage() -> impl Strategy<Value = Usage> {
     let count = || proptest::option::of(prop_oneof![0_u64..2_000, 0_u64..400_000, any::<u64>()]);
     (count(), count(), count(), count(), count(), count(), count(), count(), count()).prop_map(
         |(input, output, cache_read, cache_creation, five, hour, reasoning, audio_input, web)| Usage {
+            details: audio_input.map_or_else(Details::default, |audio| {
+                // Any parts, also ones that contradict the whole.
+                let mut details = Details::default();
+                details.set(Detail::CachedAudio, audio / 2);
+                details.set(Detail::VideoInput, audio.rotate_left(7));
+                details.set(Detail::VideoOutput, audio / 3);
+                details
+            }),
             input,
             output,
             cache_read,
@@ -491,7 +558,8 @@ fn any_usage() -> impl Strategy<Value = Usage> {
     )
 }
 
-const MODELS: [(&str, &str); 5] = [
+const MODELS: [(&str, &str); 6] = [
+    ("openai", "multi-x"),
     ("openai", "gpt-x"),
     ("openai", "gpt-x-plain"),
     ("openai", "gpt-x-think"),
@@ -512,9 +580,9 @@ proptest! {
             let parts = cost.parts.iter().filter(|part| classes.contains(&part.class));
             parts.map(|part| u128::from(part.tokens)).sum()
         };
-        prop_assert_eq!(charged(&["output", "reasoning", "audio_output", "image_output"]), u128::from(usage.output.unwrap_or(0)));
+        prop_assert_eq!(charged(&["output", "reasoning", "audio_output", "image_output", "video_output"]), u128::from(usage.output.unwrap_or(0)));
         let cached = u128::from(usage.cache_read.unwrap_or(0)) + u128::from(usage.cache_creation.unwrap_or(0));
-        let input = charged(&["input", "audio_input", "image_input", "cache_read", "cache_write_5m", "cache_write_1h"]);
+        let input = charged(&["input", "audio_input", "image_input", "video_input", "cache_read", "audio_cache_read", "cache_write_5m", "cache_write_1h"]);
         prop_assert_eq!(input, u128::from(usage.input.unwrap_or(0)).max(cached), "every token is charged once");
     }
 

@@ -240,6 +240,7 @@ fn priced(reason: &'static str) -> &'static str {
         "error_response" => "the provider answered with an error and no usage",
         "not_inference" => "the call is not inference",
         "no_price_in_force" => "the catalogue has no price for that time",
+        "no_unit_price" => "the catalogue has no price for the units that were reported",
         "no_input_price" | "no_output_price" => "the catalogue has no price for one of the token classes",
         "amount_overflow" => "the amount is beyond all reason",
         "priced_as_requested_model" => "the model that answered is not known; the requested one was priced",
