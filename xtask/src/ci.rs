@@ -73,7 +73,11 @@ fn clippy() -> anyhow::Result<()> {
 /// Licences, sources and duplicate versions offline; advisories where their database can be had.
 fn dependencies() -> anyhow::Result<()> {
     if shell::output(shell::cargo().args(["deny", "--version"])).is_err() {
-        println!("SKIPPED dependencies: cargo-deny is not installed (`cargo install cargo-deny`)");
+        let why = "cargo-deny is not installed (`cargo install --locked cargo-deny`)";
+        if std::env::var_os("CI").is_some() {
+            bail!("{why}");
+        }
+        println!("SKIPPED dependencies: {why}");
         return Ok(());
     }
     shell::run(shell::cargo().args([

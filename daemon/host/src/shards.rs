@@ -22,6 +22,7 @@ use meter::pipeline::{Direction, HostEvidence, Input, Output, SessionVerdict};
 use meter::record::{Flow, Record, Subject};
 use meter::time::{Moment, UnixNanos};
 use meter::workload::{ProcessKey, Workload};
+use zeroize::ZeroizeOnDrop;
 
 use crate::capture::event::SessionIdentity;
 use crate::capture::mailbox::Mailbox;
@@ -134,12 +135,18 @@ pub struct OwnedChunk {
 }
 
 /// Plaintext on its way: wiped when dropped, never printed.
+#[derive(ZeroizeOnDrop)]
 pub struct Payload(Box<[u8]>);
 
 impl Payload {
     /// A copy of `bytes`.
     pub fn copy_of(bytes: &[u8]) -> Payload {
         Payload(bytes.into())
+    }
+
+    /// The bytes, for whoever meters or copies them.
+    pub fn bytes(&self) -> &[u8] {
+        &self.0
     }
 
     fn len(&self) -> usize {
@@ -150,14 +157,6 @@ impl Payload {
 impl std::fmt::Debug for Payload {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(formatter, "Payload({} bytes)", self.0.len())
-    }
-}
-
-impl Drop for Payload {
-    fn drop(&mut self) {
-        self.0.fill(0);
-        // Keeps the optimiser from dropping the stores to memory that is about to be freed.
-        std::hint::black_box(&self.0);
     }
 }
 
@@ -552,7 +551,7 @@ impl Sessions {
             Direction::Received => &mut entry.received,
         };
         *seen = end.max(*seen);
-        meter.handle(Input::Chunk { session, direction, offset, bytes: &payload.0 }, at);
+        meter.handle(Input::Chunk { session, direction, offset, bytes: payload.bytes() }, at);
     }
 
     fn close<M: Meter>(

@@ -206,6 +206,19 @@ mod tests {
     }
 
     #[test]
+    fn a_payload_is_not_printed() {
+        let mut head = ChunkHead::new_zeroed();
+        head.payload_len = 6;
+        let record = [head.as_bytes(), b"secret"].concat();
+        let chunk = parse_chunk(&record).expect("a chunk");
+        let owned = crate::shards::Payload::copy_of(chunk.payload);
+        for text in [format!("{chunk:?}"), format!("{chunk:#?}"), format!("{owned:?}")] {
+            assert!(!text.contains("secret") && !text.contains("115"), "{text}");
+            assert!(text.contains('6'), "{text}");
+        }
+    }
+
+    #[test]
     fn host_names_are_normalised_or_refused() {
         let check = |text: &str, expected: Option<&str>| {
             let len = u32::try_from(text.len()).expect("short");

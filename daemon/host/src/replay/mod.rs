@@ -55,7 +55,7 @@ pub struct Recording {
 #[derive(Debug)]
 enum Step {
     Open { session: u64, pid: u32, host: Arc<str> },
-    Content { session: u64, pid: u32, ms: u64, direction: Direction, offset: u64, bytes: Vec<u8> },
+    Content { session: u64, pid: u32, ms: u64, direction: Direction, offset: u64, payload: Payload },
     Close { session: u64, pid: u32, ms: u64 },
     Flow(Box<FlowStep>),
 }
@@ -158,8 +158,8 @@ impl Recording {
                 };
                 let at = *offset;
                 *offset += payload.len() as u64;
-                let (pid, ms, bytes) = (*pid, ms.parse()?, payload.to_vec());
-                self.steps.push(Step::Content { session, pid, ms, direction, offset: at, bytes });
+                let (pid, ms, payload) = (*pid, ms.parse()?, Payload::copy_of(payload));
+                self.steps.push(Step::Content { session, pid, ms, direction, offset: at, payload });
             }
             ["close", session, ms] => {
                 let session = session.parse()?;
@@ -291,13 +291,13 @@ impl Player {
                 };
                 self.shards.session(&identity, ToShard::Open(Box::new(open)));
             }
-            Step::Content { session, pid, ms, direction, offset, bytes } => self.shards.chunk(OwnedChunk {
+            Step::Content { session, pid, ms, direction, offset, payload } => self.shards.chunk(OwnedChunk {
                 identity: self.identity(*session, *pid),
                 process: ProcessKey { pid: *pid, start_ticks: 1 },
                 direction: *direction,
                 offset: *offset,
                 at: self.moment(*ms),
-                payload: Payload::copy_of(bytes),
+                payload: Payload::copy_of(payload.bytes()),
             }),
             Step::Close { session, pid, .. } => {
                 let identity = self.identity(*session, *pid);
