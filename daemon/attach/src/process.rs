@@ -1,8 +1,12 @@
 //! What must be known of another process before something is done about it: that it still is the one main means.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader, Read as _};
 
 use super::verbs::Refused;
+
+/// Bytes of `/proc/PID/maps` that are looked through, one line at a time: twice what main reads of it.
+const MAPS_BYTES_MAX: u64 = 4 << 20;
 
 /// Largest process id of any kernel (`PID_MAX_LIMIT`).
 pub(crate) const PID_MAX: u32 = 4 << 20;
@@ -35,12 +39,23 @@ fn parse_stat(stat: &str) -> Option<(char, u64)> {
 
 /// Offset in the file and length of the executable mapping at exactly `start..end`, from `/proc/PID/maps`.
 pub(crate) fn executable_mapping(pid: u32, start: u64, end: u64) -> Result<(u64, u64), Refused> {
-    let maps = fs::read(format!("/proc/{pid}/maps")).map_err(|error| Refused::from_io(&error))?;
-    let wanted = format!("{start:08x}-{end:08x}");
-    let mut lines = maps.split(|byte| *byte == b'\n');
-    let line =
-        lines.find(|line| line.strip_prefix(wanted.as_bytes()).is_some_and(|rest| rest.starts_with(b" ")));
-    let line = line.ok_or(Refused::Gone)?;
+    let maps = File::open(format!("/proc/{pid}/maps")).map_err(|error| Refused::from_io(&error))?;
+    executable_range(BufReader::new(maps.take(MAPS_BYTES_MAX)), start, end)
+}
+
+fn executable_range(mut maps: impl BufRead, start: u64, end: u64) -> Result<(u64, u64), Refused> {
+    let wanted = format!("{start:08x}-{end:08x} ");
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let read = maps.read_until(b'\n', &mut line).map_err(|error| Refused::from_io(&error))?;
+        if line.starts_with(wanted.as_bytes()) {
+            break;
+        }
+        if read == 0 {
+            return Err(Refused::Gone);
+        }
+    }
     let mut fields = line.split(|byte| *byte == b' ').skip(1).map(|field| String::from_utf8_lossy(field));
     let permissions = fields.next().ok_or(Refused::Gone)?;
     if permissions.as_bytes().get(2) != Some(&b'x') {
@@ -61,6 +76,21 @@ mod tests {
             assert_eq!(parse_stat(&format!("77 ({name}) {rest}")), Some(('S', 4242)), "{name}");
         }
         assert_eq!(parse_stat("77 (cut"), None);
+    }
+
+    #[test]
+    fn a_mapping_is_found_in_any_length_of_maps() {
+        let check = |before: usize, line: &str, expected: Result<(u64, u64), Refused>| {
+            let mut text = "1000-2000 r-xp 00000000 08:01 9 /some/where\n".repeat(before);
+            text.push_str(line);
+            assert_eq!(executable_range(text.as_bytes().take(MAPS_BYTES_MAX), 0x7000, 0x9000), expected);
+        };
+        check(0, "00007000-00009000 r-xp 00003000 08:01 9 /lib\n", Ok((0x3000, 0x2000)));
+        check(9_999, "00007000-00009000 r-xp 00003000 08:01 9 /lib", Ok((0x3000, 0x2000)));
+        check(0, "00007000-00009000 r--p 00003000 08:01 9 /lib\n", Err(Refused::NotAllowed));
+        check(0, "00007000-0000a000 r-xp 00003000 08:01 9 /lib\n", Err(Refused::Gone));
+        check(0, "00007000-00009000 r-xp", Err(Refused::Gone));
+        check(999_999, "00007000-00009000 r-xp 00003000 08:01 9 /lib\n", Err(Refused::Gone));
     }
 
     #[test]

@@ -208,7 +208,7 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
     let server = Server {
         socket: Arc::clone(socket),
         loaded,
-        files: Files::default(),
+        files: Files::watching(),
         uprobes: Uprobes::new(way),
         taps: Taps::new(options.allow_loopback_tap),
         detacher,
@@ -322,19 +322,24 @@ fn block_signals() -> nix::Result<SignalFd> {
 fn serve(server: &mut Server, signals: &SignalFd) {
     let socket = Arc::clone(&server.socket);
     loop {
-        let mut waiting =
-            [PollFd::new(socket.as_fd(), PollFlags::POLLIN), PollFd::new(signals.as_fd(), PollFlags::POLLIN)];
+        let fds = [Some(socket.as_fd()), Some(signals.as_fd()), server.files.writes()];
+        let mut waiting: Vec<_> =
+            fds.into_iter().flatten().map(|fd| PollFd::new(fd, PollFlags::POLLIN)).collect();
         match poll(&mut waiting, PollTimeout::NONE) {
             Ok(_) => {}
             Err(Errno::EINTR) => continue,
             Err(error) => return tracing::error!(%error, "waiting for main failed"),
         }
-        let [from_main, from_signals] =
-            waiting.map(|entry| entry.revents().is_some_and(|events| !events.is_empty()));
+        let ready: Vec<bool> = waiting.iter().map(|entry| entry.any().unwrap_or(true)).collect();
+        let [from_main, from_signals, from_files] =
+            [0, 1, 2].map(|at| ready.get(at).copied().unwrap_or_default());
         while from_signals && let Ok(Some(signal)) = signals.read_signal() {
             if signal.ssi_signo == Signal::SIGTERM as u32 {
                 return tracing::info!("asked to end");
             }
+        }
+        if from_files {
+            server.note_writes();
         }
         if from_main && server.serve_one() == Peer::Gone {
             return tracing::info!("main is gone");

@@ -22,7 +22,7 @@
 //! `uprobe_multi` is preferred for the first call of a process, which waits for nobody; detaching is in nobody's way.
 //! One traced uprobe per process instead of a site would cost 700 ms for a detach and 76 s at the end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -30,14 +30,18 @@ use std::os::fd::BorrowedFd;
 use abi::attacher::Hook;
 
 use crate::closer::{Held, close_all};
+use crate::files::Lease;
 use crate::loader::Loaded;
 use crate::settings::tracefs::Tracefs;
 use crate::sys::{bpf, perf};
 
 /// Live attachments. Each holds up to 12 descriptors.
 pub(crate) const ATTACHMENTS_MAX: usize = 4096;
-/// Sites; they stay to the end. A node with fifty different TLS libraries has 600.
+/// Sites; those of files without attachments go when there is no room. A node with fifty different TLS libraries has 600.
 const SITES_MAX: usize = 2048;
+
+/// Sites that one request may need: two for each hook.
+const SITES_OF_A_FILE: usize = 2 * abi::attacher::HOOKS_MAX;
 
 /// How uprobes reach the kernel.
 pub(crate) enum Way {
@@ -60,25 +64,36 @@ fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
     }
 }
 
-/// A mapped file: its number and a descriptor.
-#[derive(Clone, Copy)]
+/// A mapped file: its number, a descriptor, and what is held while something is attached to it.
 pub(crate) struct InFile<'a> {
     pub(crate) number: u64,
     pub(crate) fd: BorrowedFd<'a>,
+    pub(crate) lease: Lease,
+}
+
+/// An attachment.
+pub(crate) struct Attached {
+    file: u64,
+    /// Dropped, nothing is attached any more.
+    pub(crate) links: Vec<Held>,
+    /// Held until that is so.
+    pub(crate) lease: Lease,
 }
 
 /// Attachments by number.
 pub(crate) struct Uprobes {
     way: Way,
-    live: BTreeMap<u64, Vec<Held>>,
+    live: BTreeMap<u64, Attached>,
     next: u64,
+    /// Sites made so far: their names must differ.
+    sites_made: usize,
     /// By file number, offset and program; with the site's perf number.
     sites: BTreeMap<(u64, u64, &'static str), (Held, u64)>,
 }
 
 impl Uprobes {
     pub(crate) fn new(way: Way) -> Uprobes {
-        Uprobes { way, live: BTreeMap::new(), next: 1, sites: BTreeMap::new() }
+        Uprobes { way, live: BTreeMap::new(), next: 1, sites_made: 0, sites: BTreeMap::new() }
     }
 
     /// How many are live.
@@ -106,7 +121,7 @@ impl Uprobes {
             // way round it would be missed in silence.
             for (name, is_return) in at_return.map(|name| (name, true)).into_iter().chain([(entry, false)]) {
                 let linked = match loaded.program(name) {
-                    Some(program) => self.link((name, program), file, offsets, pid, is_return, &mut links),
+                    Some(program) => self.link((name, program), &file, offsets, pid, is_return, &mut links),
                     None => Err(io::Error::from(io::ErrorKind::NotFound)),
                 };
                 if let Err(error) = linked {
@@ -116,25 +131,44 @@ impl Uprobes {
         }
         let number = self.next;
         self.next += 1;
-        self.live.insert(number, links);
+        self.live.insert(number, Attached { file: file.number, links, lease: file.lease });
         Ok(number)
     }
 
-    /// Takes an attachment out; dropping what it holds detaches it.
-    pub(crate) fn take(&mut self, number: u64) -> Option<Vec<Held>> {
+    /// Takes an attachment out; dropping its links detaches it.
+    pub(crate) fn take(&mut self, number: u64) -> Option<Attached> {
         self.live.remove(&number)
+    }
+
+    /// Takes out everything on a file: its attachments, and its sites, which cannot be removed before them.
+    pub(crate) fn take_file(&mut self, file: u64) -> (Vec<Attached>, Vec<Held>) {
+        let attached =
+            self.live.extract_if(.., |_, attached| attached.file == file).map(|(_, attached)| attached);
+        let attached = attached.collect();
+        let sites = self.sites.extract_if(.., |(of, ..), _| *of == file).map(|(_, (site, _))| site).collect();
+        (attached, sites)
+    }
+
+    /// Takes out the sites of files without attachments if there is no room for those of another file.
+    pub(crate) fn take_idle_sites(&mut self) -> Vec<Held> {
+        if self.sites.len() + SITES_OF_A_FILE <= SITES_MAX {
+            return Vec::new();
+        }
+        let used: BTreeSet<u64> = self.live.values().map(|attached| attached.file).collect();
+        self.sites.extract_if(.., |(file, ..), _| !used.contains(file)).map(|(_, (site, _))| site).collect()
     }
 
     /// Detaches everything, in parallel, sites last: they cannot be removed while they are used.
     pub(crate) fn close(&mut self) {
-        close_all(std::mem::take(&mut self.live).into_values().flatten().collect());
+        let live = std::mem::take(&mut self.live).into_values();
+        close_all(live.flat_map(|attached| attached.links).collect());
         close_all(std::mem::take(&mut self.sites).into_values().map(|(site, _)| site).collect());
     }
 
     fn link(
         &mut self,
         (name, program): (&'static str, BorrowedFd<'_>),
-        file: InFile<'_>,
+        file: &InFile<'_>,
         offsets: &[u64],
         pid: u32,
         is_return: bool,
@@ -156,7 +190,8 @@ impl Uprobes {
                     return Err(io::Error::from_raw_os_error(libc::ENFILE));
                 }
                 None => {
-                    let site = make_site(tracefs, self.sites.len(), program, &path, *offset, is_return)?;
+                    self.sites_made += 1;
+                    let site = make_site(tracefs, self.sites_made, program, &path, *offset, is_return)?;
                     let id = site.1;
                     self.sites.insert(key, site);
                     id

@@ -13,13 +13,13 @@ use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, recv, sendmsg};
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
-use crate::closer::{Closer, Held};
-use crate::files::{self, Files};
+use crate::closer::{Closer, Held, close_all};
+use crate::files::{self, Dropped, Files, Lease};
 use crate::loader::Loaded;
 use crate::owners::Owners;
 use crate::process;
 use crate::tap::Taps;
-use crate::uprobes::{ATTACHMENTS_MAX, InFile, Uprobes};
+use crate::uprobes::{ATTACHMENTS_MAX, Attached, InFile, Uprobes};
 
 /// Why a request was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,7 @@ pub(crate) enum Refused {
     NotAllowed,
     Gone,
     Limit,
+    Stale,
     Kernel(i32),
 }
 
@@ -103,15 +104,17 @@ impl Server {
 
     fn answer(&mut self, request: &Request, started: Instant) -> Peer {
         let id = request.id;
+        // What was written before the request came is not attached to any more.
+        self.note_writes();
         let result = match Verb::from_wire(request.verb) {
             Some(Verb::Attach) => self.attach(request),
             Some(Verb::Detach) => match self.uprobes.take(request.value) {
-                Some(links) => return self.close_later(id, links, started, false),
+                Some(attached) => return self.close_later(id, attached, started),
                 None => Err(Refused::Gone),
             },
             Some(Verb::TapOpen) => self.tap_open(request),
             Some(Verb::TapClose) => match self.taps.take(request.value) {
-                Some(socket) => return self.close_later(id, vec![socket.into()], started, true),
+                Some(socket) => return self.close_tap_later(id, socket, started),
                 None => Err(Refused::Gone),
             },
             Some(Verb::OpenMaps) => open_maps(request),
@@ -127,7 +130,38 @@ impl Server {
         if let Err(refused) = &result {
             tracing::debug!(verb = request.verb, pid = request.pid, ?refused, "request refused");
         }
-        self.reply(id, result, started)
+        let peer = self.reply(id, result, started);
+        self.let_go_of_dropped();
+        peer
+    }
+
+    /// Lets go of everything on files that were written, and tells main.
+    pub(crate) fn note_writes(&mut self) {
+        self.files.note_writes();
+        self.let_go_of_dropped();
+    }
+
+    fn let_go_of_dropped(&mut self) {
+        for Dropped { number, written } in self.files.take_dropped() {
+            let (attached, sites) = self.uprobes.take_file(number);
+            if !attached.is_empty() {
+                tracing::info!(file = number, attachments = attached.len(), "a file with probes was written");
+            }
+            let (links, leases): (Vec<_>, Vec<_>) =
+                attached.into_iter().map(|attached| (attached.links, attached.lease)).unzip();
+            if !(leases.is_empty() && sites.is_empty()) {
+                self.detacher.close(links.into_iter().flatten().collect(), move || {
+                    close_all(sites);
+                    drop(leases);
+                });
+            }
+            if written {
+                let mut notice = blank(0, Instant::now());
+                (notice.refusal, notice.file) = (Refusal::Stale.wire(), number);
+                // Main being gone is noticed by the loop that reads.
+                let _ = send(&self.socket, &notice, None);
+            }
+        }
     }
 
     fn attach(&mut self, request: &Request) -> Result<Done, Refused> {
@@ -139,21 +173,28 @@ impl Server {
         if self.uprobes.len() >= ATTACHMENTS_MAX {
             return Err(Refused::Limit);
         }
-        let file = self.files.get(request.file).filter(|file| file.is_unchanged()).ok_or(Refused::Gone)?;
+        let file = self.files.get(request.file)?;
         if !places.iter().all(|(_, offset)| file.is_code(*offset)) {
             return Err(Refused::NotAllowed);
         }
         let check = |pid| if pid == 0 { Ok(()) } else { process::is_the_one(pid, request.start_ticks) };
         check(request.pid)?;
-        let file = InFile { number: request.file, fd: file.fd() };
+        let idle = self.uprobes.take_idle_sites();
+        if !idle.is_empty() {
+            self.detacher.close(idle, || ());
+        }
+        let file = InFile { number: request.file, fd: file.fd(), lease: file.lease() };
+        let lease = Lease::clone(&file.lease);
         let attached = self.uprobes.attach(&self.loaded, file, request.pid, &places);
         let number = attached.map_err(|(error, links)| {
-            self.detacher.close(links, || ());
+            self.detacher.close(links, move || drop(lease));
             Refused::from_io(&error)
         })?;
         // Asked again: the process may have ended, and its id be taken by another one, in between.
         if let Err(refused) = check(request.pid) {
-            self.detacher.close(self.uprobes.take(number).unwrap_or_default(), || ());
+            if let Some(Attached { links, lease, .. }) = self.uprobes.take(number) {
+                self.detacher.close(links, move || drop(lease));
+            }
             return Err(refused);
         }
         Ok(Done { value: number, ..Done::default() })
@@ -193,11 +234,28 @@ impl Server {
         Ok(Done { opened: Some(opened), descriptor: Some(descriptor), ..Done::default() })
     }
 
-    fn close_later(&self, id: u64, held: Vec<Held>, started: Instant, is_tap: bool) -> Peer {
+    fn close_later(&self, id: u64, attached: Attached, started: Instant) -> Peer {
+        let Attached { links, lease, .. } = attached;
+        self.close(&self.detacher, links, id, started, move || drop(lease))
+    }
+
+    fn close_tap_later(&self, id: u64, socket: OwnedFd, started: Instant) -> Peer {
+        self.close(&self.tap_closer, vec![socket.into()], id, started, || ())
+    }
+
+    /// Closes on another thread, then does what comes `afterwards` and answers.
+    fn close(
+        &self,
+        closer: &Closer,
+        held: Vec<Held>,
+        id: u64,
+        started: Instant,
+        afterwards: impl FnOnce() + Send + 'static,
+    ) -> Peer {
         let socket = Arc::clone(&self.socket);
-        let closer = if is_tap { &self.tap_closer } else { &self.detacher };
         let backlog = closer.backlog();
         closer.close(held, move || {
+            afterwards();
             let mut reply = blank(id, started);
             reply.detach_backlog = backlog;
             // Main being gone is noticed by the loop that reads.
@@ -221,6 +279,7 @@ impl Server {
             Err(Refused::NotAllowed) => reply.refusal = Refusal::NotAllowed.wire(),
             Err(Refused::Gone) => reply.refusal = Refusal::Gone.wire(),
             Err(Refused::Limit) => reply.refusal = Refusal::Limit.wire(),
+            Err(Refused::Stale) => reply.refusal = Refusal::Stale.wire(),
             Err(Refused::Kernel(errno)) => {
                 reply.refusal = Refusal::Kernel.wire();
                 reply.errno = errno.unsigned_abs();

@@ -3,7 +3,9 @@
 //! Start: the attacher sends [`Hello`] with the descriptors named in its `descriptors` list, in that order, or a
 //! `Hello` whose `refusal` says why nothing was loaded. Then main sends one [`Request`] after the other, without
 //! waiting; each is answered by one [`Reply`] with the same `id` (attach and open in order, detach and tap-close
-//! later, from another thread). The end of either side is end-of-file for the other.
+//! later, from another thread). The end of either side is end-of-file for the other. A `Reply` with `id` 0 and
+//! [`Refusal::Stale`] answers no request: it is the *notice* that `file` was written, and that everything attached to
+//! it is being let go.
 //!
 //! The attacher trusts no request: each verb has an allowlist of its own (see the variants of [`Verb`]).
 
@@ -95,6 +97,9 @@ crate::wire_enum! {
         Kernel = 3,
         /// A limit of the attacher is reached (attachments, files, taps).
         Limit = 4,
+        /// The file was written since it was opened, or what was attached to its former content is still being let go,
+        /// or it is not held open any more: open it again, a little later.
+        Stale = 5,
     }
 }
 

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{BufRead, BufReader, IoSliceMut, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -224,12 +225,17 @@ pub(crate) struct Python {
 impl Python {
     /// Starts it and waits until it is ready; `None` if it cannot be run.
     pub(crate) fn start(script: &str, arguments: &[&str]) -> Option<Python> {
-        Python::begin(script, arguments)?.ready()
+        Python::begin(script, arguments, None)?.ready()
+    }
+
+    /// Starts it with libraries from a folder before those of the system.
+    pub(crate) fn start_with_libraries(script: &str, arguments: &[&str], folder: &Path) -> Option<Python> {
+        Python::begin(script, arguments, Some(folder))?.ready()
     }
 
     /// Starts many at the same time.
     pub(crate) fn start_many(count: usize, script: &str) -> Vec<Python> {
-        let begun: Vec<Python> = (0..count).filter_map(|_| Python::begin(script, &[])).collect();
+        let begun: Vec<Python> = (0..count).filter_map(|_| Python::begin(script, &[], None)).collect();
         begun.into_iter().filter_map(Python::ready).collect()
     }
 
@@ -237,8 +243,9 @@ impl Python {
         (self.line() == "ready").then_some(self)
     }
 
-    fn begin(script: &str, arguments: &[&str]) -> Option<Python> {
+    fn begin(script: &str, arguments: &[&str], libraries: Option<&Path>) -> Option<Python> {
         let mut command = Command::new("python3");
+        command.envs(libraries.map(|folder| ("LD_LIBRARY_PATH", folder)));
         command.args(["-c", script]).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().ok()?;
         let (to, from) = (child.stdin.take()?, BufReader::new(child.stdout.take()?));

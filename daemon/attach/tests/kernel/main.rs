@@ -7,6 +7,7 @@ mod frames;
 mod harness;
 mod life;
 mod other_kernels;
+mod rewritten;
 mod sessions;
 mod tap;
 mod tls;

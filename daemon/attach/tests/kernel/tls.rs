@@ -16,7 +16,7 @@ const HOST: &str = "api.provider.test";
 
 /// A TLS client and server in one process, over memory; commands: `load` imports ssl, `talk WORD` writes it from a
 /// thread of its own.
-const SCRIPT: &str = r#"
+pub(crate) const SCRIPT: &str = r#"
 import sys, threading
 def talk(word):
     import ssl
@@ -122,7 +122,7 @@ fn check(name: &str, arguments: &[&str]) {
 }
 
 /// Puts the test's host into the provider directory, as main does.
-fn know_host(attacher: &Attacher) {
+pub(crate) fn know_host(attacher: &Attacher) {
     let map = Map::LpmTrie(attacher.map(Descriptor::Hosts));
     let mut hosts = LpmTrie::<_, [u8; HOST_KEY_BYTES], u32>::try_from(map).expect("hosts");
     let mut name = [0u8; HOST_KEY_BYTES];

@@ -67,7 +67,7 @@ fn requests_outside_the_allowlists_are_refused() {
 
     check(&mut attacher, "offset outside code", attach(file, pid, &write), Refusal::NotAllowed);
     check(&mut attacher, "read and write hooks for everybody", attach(file, 0, &write), Refusal::NotAllowed);
-    check(&mut attacher, "unknown file", attach(file + 99, pid, &write), Refusal::Gone);
+    check(&mut attacher, "unknown file", attach(file + 99, pid, &write), Refusal::Stale);
     check(&mut attacher, "no places", attach(file, pid, &[]), Refusal::NotAllowed);
     let mut many = attach(file, pid, &write);
     many.place_count = 17;
