@@ -20,7 +20,7 @@ use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, mpsc};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, mpsc};
 use std::time::Duration;
 
 use abi::attacher::{
@@ -220,6 +220,9 @@ impl Answer {
 /// What is done with an answer; runs on the client thread and must not block.
 type Then = Box<dyn FnOnce(Result<Answer, Lost>) + Send>;
 
+/// Told the number of a file that was written; runs on the client thread and must not block.
+type OnRewritten = Box<dyn Fn(u64) + Send + Sync>;
+
 /// Asks the attacher. Cheap to clone; the connection ends when the last clone and the reading thread are gone, or at
 /// [`Attacher::close`].
 #[derive(Clone)]
@@ -231,6 +234,7 @@ struct Shared {
     socket: OwnedFd,
     next_id: AtomicU64,
     outstanding: Mutex<HashMap<u64, Then>>,
+    on_rewritten: OnceLock<OnRewritten>,
     /// Requests whose answer was not handed on yet.
     unanswered: AtomicUsize,
     lost: AtomicBool,
@@ -253,6 +257,7 @@ impl Attacher {
             socket,
             next_id: AtomicU64::new(1),
             outstanding: Mutex::default(),
+            on_rewritten: OnceLock::new(),
             unanswered: AtomicUsize::new(0),
             lost: AtomicBool::new(false),
             pid: child.id(),
@@ -268,6 +273,13 @@ impl Attacher {
             })
             .context("starting the thread that talks to venturi-attach")?;
         Ok(Attacher { shared })
+    }
+
+    /// Who is told, from now on, that a file was written and that everything attached to it is being let go. Only the
+    /// first call counts.
+    pub fn on_rewritten(&self, sink: impl Fn(u64) + Send + Sync + 'static) {
+        // An error means that a sink is there already: capture starts once.
+        let _ = self.shared.on_rewritten.set(Box::new(sink));
     }
 
     /// Process id of the attacher.
@@ -399,6 +411,15 @@ fn read_replies(shared: &Shared, pidfd: Option<&OwnedFd>) {
             return;
         }
         let Ok((reply, _)) = Reply::read_from_prefix(buffer.get(..len).unwrap_or_default()) else { continue };
+        // No request has this id.
+        if reply.id == 0 {
+            if let (Some(Refusal::Stale), Some(sink)) =
+                (Refusal::from_wire(reply.refusal), shared.on_rewritten.get())
+            {
+                sink(reply.file);
+            }
+            continue;
+        }
         shared.finish(reply.id, Ok(Answer { reply, descriptor: descriptors.pop() }));
     }
 }

@@ -113,6 +113,8 @@ impl Capture {
                 Learnt::Host(process, host) => Event::HostSeen(process, host),
             });
         });
+        let rewritten = mailbox.clone();
+        attacher.on_rewritten(move |file| rewritten.post(Event::Rewritten(file)));
         let stop = Arc::new(AtomicBool::new(false));
         let reader = ring::RingReader {
             rings,

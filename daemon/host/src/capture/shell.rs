@@ -17,7 +17,7 @@ use meter::workload::{ProcessKey, Workload, WorkloadEvidence};
 
 use super::attacher_client::{self, Answer, Attacher, Lost};
 use super::event::{KernelEvent, process_key};
-use super::image::{Anatomy, FileKey, Mapping, dissect, read_maps};
+use super::image::{Mapping, dissect, read_maps};
 use super::inventory::udp_socket;
 use super::mailbox::Mailbox;
 use super::planner::{Command, Event, OpenedFile, Planner, Refused, Row};
@@ -38,8 +38,6 @@ const HOUSEKEEPING_NS: u64 = 500_000_000;
 const ROUTES_NS: u64 = 30_000_000_000;
 /// Workloads that are kept.
 const WORKLOADS_MAX: usize = 16_384;
-/// Anatomies that are kept by the file itself (device, inode, build id), whatever a namespace calls it.
-const ANATOMIES_MAX: usize = 4_096;
 
 /// Who a process is. Implemented by the resolver; the planner's thread is its only caller.
 pub trait Identify: Send {
@@ -68,7 +66,6 @@ pub(super) struct Shell {
 /// What the thread remembers between turns.
 pub(super) struct Memory {
     workloads: HashMap<ProcessKey, Arc<Workload>>,
-    anatomies: HashMap<FileKey, Arc<Anatomy>>,
     clock: WallClock,
     housekept: Moment,
     routes_read: Moment,
@@ -84,7 +81,6 @@ impl Memory {
     pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf, programs: Vec<u32>) -> Memory {
         Memory {
             workloads: HashMap::new(),
-            anatomies: HashMap::new(),
             clock: WallClock::default(),
             housekept: Moment::default(),
             routes_read: Moment::default(),
@@ -252,7 +248,7 @@ impl Shell {
                         status.set_detach_backlog(answer.reply.detach_backlog);
                         answer.reply.value
                     });
-                    mailbox.post(Event::Attached(process, file, result));
+                    mailbox.post(Event::Attached { process, file, number, result });
                 });
             }
             Command::Detach(attachment) => {
@@ -371,24 +367,14 @@ impl Shell {
         });
     }
 
-    fn open_library(&mut self, process: ProcessKey, mapping: &Mapping) {
+    fn open_library(&self, process: ProcessKey, mapping: &Mapping) {
         let mailbox = self.mailbox.clone();
         let (file, name) = (mapping.file, Arc::clone(&mapping.name));
-        let known = self.memory.anatomies.get(&file).cloned();
-        if self.memory.anatomies.len() >= ANATOMIES_MAX {
-            self.memory.anatomies.clear();
-        }
         let request = attacher_client::open_mapped(process, mapping.start, mapping.end);
         self.attacher.ask(request, move |answer| {
-            let result = checked(answer).and_then(|answer| {
-                let anatomy = match (known, answer.descriptor) {
-                    (Some(anatomy), _) => anatomy,
-                    (None, Some(descriptor)) => {
-                        Arc::new(dissect(File::from(descriptor)).map_err(|_| Refused::Unreadable)?)
-                    }
-                    (None, None) => return Err(Refused::Unreadable),
-                };
-                Ok(OpenedFile { number: answer.reply.file, anatomy, name })
+            let result = checked(answer).map(|answer| {
+                let anatomy = answer.descriptor.and_then(|descriptor| dissect(File::from(descriptor)).ok());
+                OpenedFile { number: answer.reply.file, anatomy: anatomy.map(Arc::new), name }
             });
             mailbox.post(Event::Library(file, result));
         });
@@ -401,6 +387,7 @@ fn checked(answer: Result<Answer, Lost>) -> Result<Answer, Refused> {
         None => Ok(answer),
         Some(Refusal::Gone) => Err(Refused::Gone),
         Some(Refusal::Limit) => Err(Refused::Limit),
+        Some(Refusal::Stale) => Err(Refused::Stale),
         Some(Refusal::NotAllowed | Refusal::Kernel | Refusal::None) => Err(Refused::Denied),
     }
 }

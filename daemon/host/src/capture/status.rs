@@ -33,10 +33,20 @@ pub enum Loss {
     ShardPanicked,
     /// The table of connections was full (connections).
     FlowsFull,
-    /// The table of processes was full (processes).
+    /// The table of processes was full of those that are of use (processes).
     ProcessesFull,
+    /// A process that ended was forgotten before the end of its connections could be told, to make room (processes).
+    ProcessesEvictedEnded,
+    /// A living process that nothing was known to be done about was forgotten, to make room (processes).
+    ProcessesEvictedIdle,
+    /// The table of executables and libraries was full of those that are used (files).
+    LibrariesFull,
+    /// The attacher had no room for another attachment (attach requests).
+    AttachmentsFull,
     /// The table of sessions was full (sessions).
     SessionsFull,
+    /// Content came of a process that is not followed any more (sessions).
+    SessionsOrphaned,
     /// A connection of unknown name for which no tap could be opened (connections).
     TapRefused,
     /// A ClientHello that was handed out in part and held no name so far (packets).
@@ -57,7 +67,7 @@ pub enum Loss {
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Loss; 17] = [
+    pub const ALL: [Loss; 22] = [
         Loss::MalformedRecord,
         Loss::PlannerFull,
         Loss::ShardFull,
@@ -66,7 +76,12 @@ impl Loss {
         Loss::ShardPanicked,
         Loss::FlowsFull,
         Loss::ProcessesFull,
+        Loss::ProcessesEvictedEnded,
+        Loss::ProcessesEvictedIdle,
+        Loss::LibrariesFull,
+        Loss::AttachmentsFull,
         Loss::SessionsFull,
+        Loss::SessionsOrphaned,
         Loss::TapRefused,
         Loss::HelloIncomplete,
         Loss::PacketUnparsed,
@@ -88,7 +103,12 @@ impl Loss {
             Loss::ShardPanicked => "shard_panicked",
             Loss::FlowsFull => "flows_full",
             Loss::ProcessesFull => "processes_full",
+            Loss::ProcessesEvictedEnded => "processes_evicted_ended",
+            Loss::ProcessesEvictedIdle => "processes_evicted_idle",
+            Loss::LibrariesFull => "libraries_full",
+            Loss::AttachmentsFull => "attachments_full",
             Loss::SessionsFull => "sessions_full",
+            Loss::SessionsOrphaned => "sessions_orphaned",
             Loss::TapRefused => "tap_refused",
             Loss::HelloIncomplete => "hello_incomplete",
             Loss::PacketUnparsed => "packet_unparsed",
@@ -117,6 +137,8 @@ pub enum Tally {
     Attached,
     /// Attach requests that were refused.
     AttachRefused,
+    /// Files that were written while they were held, and let go for it.
+    FilesRewritten,
     /// Connections of unknown name whose name was looked for on the wire.
     TapWanted,
     /// Connections of unknown name that were answered from the cache without a tap.
@@ -133,13 +155,14 @@ pub enum Tally {
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 12] = [
+    pub const ALL: [Tally; 13] = [
         Tally::FlowsOther,
         Tally::FlowsRecorded,
         Tally::Sessions,
         Tally::LateAttach,
         Tally::Attached,
         Tally::AttachRefused,
+        Tally::FilesRewritten,
         Tally::TapWanted,
         Tally::TapCached,
         Tally::TapSkipped,
@@ -157,6 +180,7 @@ impl Tally {
             Tally::LateAttach => "late_attach",
             Tally::Attached => "attached",
             Tally::AttachRefused => "attach_refused",
+            Tally::FilesRewritten => "files_rewritten",
             Tally::TapWanted => "tap_wanted",
             Tally::TapCached => "tap_cached",
             Tally::TapSkipped => "tap_skipped",

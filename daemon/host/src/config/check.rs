@@ -50,14 +50,11 @@ pub(super) fn check(text: &str) -> Result<Config, Vec<String>> {
 }
 
 fn capture(mut section: Section, default: &Capture, problems: &mut Problems) -> Capture {
-    const SCOPES: &[(&str, Option<Scope>)] =
-        &[("on_demand", Some(Scope::OnDemand)), ("off", Some(Scope::Off)), ("eager", None)];
+    const SCOPES: &[(&str, Scope)] =
+        &[("on_demand", Scope::OnDemand), ("eager", Scope::Eager), ("off", Scope::Off)];
     const TAPS: &[(&str, TapMode)] =
         &[("on_demand", TapMode::OnDemand), ("always", TapMode::Always), ("off", TapMode::Off)];
-    let scope = section.word("scope", Some(default.scope), SCOPES, problems).unwrap_or_else(|| {
-        problems.add(&section.at("scope"), "\"eager\" is not built yet; use \"on_demand\" or \"off\"");
-        default.scope
-    });
+    let scope = section.word("scope", default.scope, SCOPES, problems);
     let tap = section.word("tap", default.tap, TAPS, problems);
     let events_ring_mib = section.power_of_two("events_ring_mib", default.events_ring_mib, 1..=512, problems);
     let content_ring_mib =

@@ -61,6 +61,8 @@ pub struct Capture {
 pub enum Scope {
     /// Those that talk to a provider.
     OnDemand,
+    /// All that use a TLS library.
+    Eager,
     /// None: flows and names only.
     Off,
 }
@@ -70,6 +72,7 @@ impl Scope {
     pub fn as_str(self) -> &'static str {
         match self {
             Scope::OnDemand => "on_demand",
+            Scope::Eager => "eager",
             Scope::Off => "off",
         }
     }

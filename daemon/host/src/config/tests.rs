@@ -19,9 +19,8 @@ fn mistakes_are_reported_with_path_and_allowed_values() {
     for (text, expected) in [
         (
             "[capture]\nscope = \"all\"",
-            &["capture.scope: \"all\" is not one of \"on_demand\", \"off\""] as &[&str],
+            &["capture.scope: \"all\" is not one of \"on_demand\", \"eager\", \"off\""] as &[&str],
         ),
-        ("[capture]\nscope = \"eager\"", &["capture.scope: \"eager\" is not built yet"]),
         ("[capture]\ntap = 3", &["capture.tap: must be a string, is a whole number"]),
         ("[capture]\nevents_ring_mib = 3", &["capture.events_ring_mib: 3 is not a power of two"]),
         ("[capture]\ncontent_ring_mib = 1024", &["capture.content_ring_mib: 1024 is outside 1 to 512"]),

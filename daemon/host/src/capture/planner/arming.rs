@@ -1,17 +1,11 @@
-//! Processes, their files, and the probes on them.
+//! Whom to arm, and with what: scans of what processes have mapped, and the transfer hooks on it.
 
-use abi::event::{Fork, Task};
-use meter::record::DarkReason;
-use meter::time::Moment;
-use meter::workload::ProcessKey;
-
+use super::libraries::Known;
 use super::*;
 use crate::capture::image::Likelihood;
 
 /// Pauses before looking again for a TLS library that a process has not mapped yet.
 const RESCAN_MS: [u64; 7] = [3, 10, 30, 100, 500, 2_000, 10_000];
-/// A child that replaces its program at once (`subprocess`, a shell) is not worth arming.
-const CHILD_PAUSE_NS: u64 = 20 * MS;
 /// How long a process that is armed on suspicion may take to show that it talks to a provider.
 const PROBATION_NS: u64 = 60_000 * MS;
 /// Processes on probation at a time: their transfer probes cost them something.
@@ -22,38 +16,6 @@ const IDLE_SCANS_MAX: u32 = 3;
 const UNLIKELY_MAX: usize = 96;
 
 impl Planner {
-    /// The entry of a process, made if need be; `None` for our own and when the table is full.
-    pub(super) fn process(
-        &mut self,
-        key: ProcessKey,
-        executable: Option<FileKey>,
-        now: Moment,
-    ) -> Option<&mut Process> {
-        if self.is_own(key.pid) {
-            return None;
-        }
-        let recycled = self.processes.get(&key.pid).is_some_and(|known| differ(known.key, key));
-        if recycled {
-            self.exit_known(key.pid);
-            self.retire(key.pid, now);
-        }
-        if !self.processes.contains_key(&key.pid) && self.processes.len() >= PROCESSES_MAX {
-            self.out.push(Command::Lost(Loss::ProcessesFull));
-            return None;
-        }
-        let process = self.processes.entry(key.pid).or_insert_with(|| Process::new(key));
-        if process.key.start_ticks == 0 {
-            process.key = key;
-        }
-        process.executable = executable.or(process.executable);
-        Some(process)
-    }
-
-    /// The entry of the process in whose context something happened.
-    pub(super) fn process_of(&mut self, task: &Task, now: Moment) -> Option<&mut Process> {
-        self.process(process_key(task.tgid, task.start_ns), executable_of(task), now)
-    }
-
     /// Arms a process; `since` is when it became worth it.
     pub(super) fn want(&mut self, pid: u32, since: Moment, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
@@ -86,11 +48,18 @@ impl Planner {
 
     /// Attaches to what is known to be of use: files seen in this process and files its executable used before.
     fn arm(&mut self, pid: u32, now: Moment) {
-        let Some(process) = self.processes.get(&pid) else { return };
+        let Some(process) = self.processes.get(&pid).filter(|process| process.wanted && !process.exited)
+        else {
+            return;
+        };
         let habits = process.executable.and_then(|executable| self.executables.get(&executable));
         let mut files = process.tls_files.clone();
-        files.extend(habits.into_iter().flat_map(|habits| habits.libraries.iter().copied()));
+        if let Some(habits) = habits {
+            let eager = self.options.scope == Scope::Eager;
+            files.extend(if eager { &habits.files } else { &habits.libraries });
+        }
         for file in files {
+            self.attach_once(file);
             self.attach_transfer(pid, file);
         }
         self.note_armed(pid, now);
@@ -98,11 +67,11 @@ impl Planner {
 
     fn attach_transfer(&mut self, pid: u32, file: FileKey) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        let Some(Library::Known { number, anatomy, .. }) = self.libraries.get(&file) else { return };
-        if !process.wanted || process.exited || process.attachments.contains_key(&file) || !anatomy.is_tls() {
+        let Some(Library::Known(Known { number, anatomy, .. })) = self.libraries.get(&file) else { return };
+        if process.attachments.contains_key(&file) || process.retries.is_waiting() || !anatomy.is_tls() {
             return;
         }
-        process.attachments.insert(file, Attachment::Asked);
+        process.attachments.insert(file, Attachment::Asked(*number));
         let places = anatomy.transfer.clone();
         self.out.push(Command::Attach { process: Some(process.key), file, number: *number, places });
     }
@@ -125,6 +94,13 @@ impl Planner {
         if self.processes.get(&pid).is_some_and(|process| process.wanted && process.armed_at.is_none()) {
             self.scan(pid);
         }
+    }
+
+    /// A pause after something that could not be done is over.
+    pub(super) fn look_again(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.retries.begun();
+        self.scan(pid);
     }
 
     /// A process connects for the first time: its C library and TLS libraries get their once-per-session hooks.
@@ -153,30 +129,35 @@ impl Planner {
 
     fn look_at(&mut self, pid: u32, mappings: Vec<Mapping>, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
+        process.files.clear();
         process.tls_files.clear();
         process.unlikely.clear();
-        let mut news = false;
+        let mut known = Vec::new();
         let mut to_open = Vec::new();
         let mut mappings = mappings;
         mappings.sort_by_key(Mapping::likelihood);
         for mapping in mappings {
             match self.libraries.get_mut(&mapping.file) {
-                Some(Library::Known { anatomy, .. }) if anatomy.is_tls() => {
-                    process.tls_files.push(mapping.file)
+                Some(Library::Known(Known { anatomy, .. })) => {
+                    known.push((mapping.file, anatomy.is_tls()));
                 }
                 Some(Library::Opening { waiting }) => {
-                    waiting.push(pid);
-                    process.opening.insert(mapping.file);
+                    if process.opening.insert(mapping.file) {
+                        waiting.push(pid);
+                    }
                 }
                 Some(_) => {}
                 None if mapping.likelihood() == Likelihood::Other => process.unlikely.push(mapping),
                 None => to_open.push(mapping),
             }
         }
-        news |= !to_open.is_empty();
+        let news = !to_open.is_empty();
         process.unlikely.truncate(UNLIKELY_MAX);
+        for (file, is_tls) in known {
+            self.note_use(pid, file, is_tls);
+        }
         for mapping in to_open {
-            self.open_library(pid, mapping);
+            self.open_library(pid, mapping, now);
         }
         if let Some(executable) = self.processes.get(&pid).and_then(|process| process.executable) {
             let habits = self.habits(executable);
@@ -185,54 +166,8 @@ impl Planner {
         self.files_known(pid, now);
     }
 
-    fn open_library(&mut self, pid: u32, mapping: Mapping) {
-        let Some(process) = self.processes.get_mut(&pid) else { return };
-        if self.libraries.len() >= LIBRARIES_MAX {
-            // Names of plain files are the bulk; what carries probes stays.
-            self.libraries
-                .retain(|_, library| matches!(library, Library::Known { .. } | Library::Opening { .. }));
-        }
-        process.opening.insert(mapping.file);
-        match self.libraries.get_mut(&mapping.file) {
-            Some(Library::Opening { waiting }) => waiting.push(pid),
-            _ => {
-                self.libraries.insert(mapping.file, Library::Opening { waiting: vec![pid] });
-                self.out.push(Command::OpenLibrary(process.key, mapping));
-            }
-        }
-    }
-
-    pub(super) fn library(&mut self, file: FileKey, result: Result<OpenedFile, Refused>, now: Moment) {
-        let Some(Library::Opening { waiting }) = self.libraries.remove(&file) else { return };
-        let mut is_tls = false;
-        match result {
-            Ok(OpenedFile { number, anatomy, name }) if anatomy.is_tls() || anatomy.is_resolver() => {
-                is_tls = anatomy.is_tls();
-                let places = anatomy.once.clone();
-                if !places.is_empty() && self.options.scope != Scope::Off {
-                    self.out.push(Command::Attach { process: None, file, number, places });
-                }
-                self.libraries.insert(file, Library::Known { number, anatomy, name });
-            }
-            Ok(_) => drop(self.libraries.insert(file, Library::Plain)),
-            // The process that mapped it is gone: the next one that maps it is asked.
-            Err(Refused::Gone | Refused::Limit) => {}
-            Err(_) => drop(self.libraries.insert(file, Library::Unreadable)),
-        }
-        for pid in waiting {
-            let Some(process) = self.processes.get_mut(&pid) else { continue };
-            process.opening.remove(&file);
-            if is_tls {
-                process.tls_files.push(file);
-                // Too late for this process, perhaps, and in time for the next one of its executable.
-                self.remember(pid, &[file]);
-            }
-            self.files_known(pid, now);
-        }
-    }
-
     /// Called whenever a file of a process became known: arms, looks further, or gives up for a while.
-    fn files_known(&mut self, pid: u32, now: Moment) {
+    pub(super) fn files_known(&mut self, pid: u32, now: Moment) {
         self.arm(pid, now);
         let Some(process) = self.processes.get_mut(&pid) else { return };
         if !process.opening.is_empty() || process.scanning {
@@ -247,7 +182,7 @@ impl Planner {
         let unlikely = std::mem::take(&mut process.unlikely);
         if !unlikely.is_empty() {
             for mapping in unlikely {
-                self.open_library(pid, mapping);
+                self.open_library(pid, mapping, now);
             }
             return;
         }
@@ -269,33 +204,43 @@ impl Planner {
         &mut self,
         key: ProcessKey,
         file: FileKey,
+        number: u64,
         result: Result<u64, Refused>,
         now: Moment,
     ) {
         self.out.push(Command::Count(if result.is_ok() { Tally::Attached } else { Tally::AttachRefused }));
-        let current =
-            self.processes.get_mut(&key.pid).filter(|process| process.key == key && !process.exited);
-        let Some(process) = current else {
+        let asked = |process: &&mut Process| {
+            let asked = process.attachments.get(&file) == Some(&Attachment::Asked(number));
+            process.key == key && !process.exited && asked
+        };
+        let Some(process) = self.processes.get_mut(&key.pid).filter(asked) else {
             self.out.extend(result.ok().map(Command::Detach));
             return;
         };
-        if !process.wanted {
-            process.attachments.remove(&file);
-            self.out.extend(result.ok().map(Command::Detach));
-            return;
-        }
-        let state = match result {
-            Ok(attachment) => Attachment::Live(attachment),
-            Err(_) => Attachment::Refused,
-        };
-        process.attachments.insert(file, state);
-        if let Err(refused) = result {
-            process.dark = Some(match refused {
-                Refused::Gone => DarkReason::Gone,
-                _ => DarkReason::AttachRefused,
-            });
-        }
         self.rows_changed = true;
+        match result {
+            Ok(attachment) if process.wanted => {
+                process.attachments.insert(file, Attachment::Live(attachment));
+            }
+            Ok(attachment) => {
+                process.attachments.remove(&file);
+                self.out.push(Command::Detach(attachment));
+            }
+            Err(Refused::Unreadable | Refused::Denied) => {
+                process.dark = Some(DarkReason::AttachRefused);
+                process.attachments.insert(file, Attachment::Refused);
+            }
+            Err(refused) => {
+                process.dark = Some(dark_of(refused));
+                process.attachments.remove(&file);
+                self.retry(key.pid, now);
+                match refused {
+                    Refused::Stale => self.rewritten(number, now),
+                    Refused::Limit => self.attachments_full(now),
+                    _ => {}
+                }
+            }
+        }
         self.note_armed(key.pid, now);
     }
 
@@ -303,7 +248,7 @@ impl Planner {
     fn note_armed(&mut self, pid: u32, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let live = process.attachments.values().any(|state| matches!(state, Attachment::Live(_)));
-        let asked = process.attachments.values().any(|state| *state == Attachment::Asked);
+        let asked = process.attachments.values().any(|state| matches!(state, Attachment::Asked(_)));
         if process.armed_at.is_some() || !live || asked || !process.wanted {
             return;
         }
@@ -314,15 +259,16 @@ impl Planner {
         let is_live =
             |(file, state): (&FileKey, &Attachment)| matches!(state, Attachment::Live(_)).then_some(*file);
         let files: Vec<_> = process.attachments.iter().filter_map(is_live).collect();
-        let library = files.first().and_then(|file| self.libraries.get(file));
-        if let Some(Library::Known { name, .. }) = library {
+        if let Some(Library::Known(Known { name, .. })) =
+            files.first().and_then(|file| self.libraries.get(file))
+        {
             process.library = Some(Arc::clone(name));
         }
         self.remember(pid, &files);
     }
 
     /// What a process talked to a provider with, its executable will use again.
-    fn remember(&mut self, pid: u32, files: &[FileKey]) {
+    pub(super) fn remember(&mut self, pid: u32, files: &[FileKey]) {
         let Some(process) = self.processes.get(&pid).filter(|process| process.wanted && !process.probation)
         else {
             return;
@@ -337,7 +283,7 @@ impl Planner {
         }
     }
 
-    fn habits(&mut self, executable: FileKey) -> &mut Executable {
+    pub(super) fn habits(&mut self, executable: FileKey) -> &mut Executable {
         if self.executables.len() >= EXECUTABLES_MAX && !self.executables.contains_key(&executable) {
             self.executables.retain(|_, habits| habits.ai);
             if self.executables.len() >= EXECUTABLES_MAX {
@@ -352,64 +298,7 @@ impl Planner {
         executable.and_then(|executable| self.executables.get(&executable)).is_some_and(|habits| habits.ai)
     }
 
-    pub(super) fn exec(&mut self, task: &Task, at: Moment, now: Moment) {
-        let key = process_key(task.tgid, task.start_ns);
-        let executable = executable_of(task);
-        let known = self.is_known_ai(executable);
-        if !known && !self.processes.contains_key(&key.pid) {
-            return;
-        }
-        let Some(process) = self.process(key, executable, now) else { return };
-        // Transfer probes belong to the process and its files and stay; everything learnt of the old program does not.
-        process.executable = executable;
-        process.wanted = false;
-        process.armed_at = None;
-        process.dark = None;
-        process.scans = 0;
-        process.tls_files.clear();
-        process.addresses.clear();
-        self.rows_changed = true;
-        if known {
-            self.want_on_suspicion(key.pid, at, now);
-            self.out.push(Command::Resolve(key, Box::new(*task)));
-        }
-    }
-
-    pub(super) fn fork(&mut self, fork: &Fork, now: Moment) {
-        let parent = self.processes.get(&fork.task.tgid);
-        let Some(parent) = parent.filter(|parent| parent.wanted && !parent.exited) else { return };
-        let (executable, addresses, tls_files) =
-            (parent.executable, parent.addresses.clone(), parent.tls_files.clone());
-        let key = process_key(fork.child_tgid, fork.child_start_ns);
-        let Some(child) = self.process(key, executable, now) else { return };
-        child.addresses = addresses;
-        child.tls_files = tls_files;
-        let pid = key.pid;
-        self.timer(Self::after(now, CHILD_PAUSE_NS), Timer::ArmChild(pid));
-    }
-
-    pub(super) fn exit(&mut self, key: ProcessKey, now: Moment) {
-        if self.processes.get(&key.pid).is_none_or(|process| differ(process.key, key)) {
-            return;
-        }
-        self.exit_known(key.pid);
-        self.timer(Self::after(now, REMEMBER_NS), Timer::Forget(key.pid, key));
-    }
-
-    fn exit_known(&mut self, pid: u32) {
-        let Some(process) = self.processes.get_mut(&pid) else { return };
-        process.exited = true;
-        if process.wanted && process.armed_at.is_none() && self.options.scope != Scope::Off {
-            process.dark = Some(DarkReason::Gone);
-        }
-        let key = process.key;
-        self.rows_changed = true;
-        self.detach_all(pid);
-        self.sessions_end_with(key);
-        self.datagrams_end_with(key);
-    }
-
-    fn detach_all(&mut self, pid: u32) {
+    pub(super) fn detach_all(&mut self, pid: u32) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         for (_, state) in process.attachments.drain() {
             // One that is asked for is detached when its answer comes.
@@ -419,34 +308,34 @@ impl Planner {
         }
     }
 
-    pub(super) fn forget(&mut self, pid: u32, key: ProcessKey, now: Moment) {
-        if self.processes.get(&pid).is_some_and(|process| process.exited && process.key == key) {
-            self.retire(pid, now);
-        }
-    }
-
-    /// Removes an ended process; its coverage stays for a while.
-    fn retire(&mut self, pid: u32, now: Moment) {
-        let Some(process) = self.processes.remove(&pid) else { return };
-        self.flows_end_with(process.key, now);
-        let rows = self.rows_of(&process);
-        self.past_rows.extend(rows);
-        let surplus = self.past_rows.len().saturating_sub(PAST_ROWS_MAX);
-        self.past_rows.drain(..surplus);
-        self.rows_changed = true;
-        self.out.push(Command::Forget(process.key));
-    }
-
     pub(super) fn found_image(&mut self, image: Image, now: Moment) {
         if self.is_own(image.process.pid) || self.options.scope == Scope::Off {
             return;
         }
-        // Only files that are new: a node has hundreds of processes and a few dozen libraries.
-        let news = |mapping: &Mapping| {
-            mapping.likelihood() != Likelihood::Other && !self.libraries.contains_key(&mapping.file)
-        };
-        if image.mappings.iter().any(news) && self.process(image.process, image.executable, now).is_some() {
+        if self.process(image.process, image.executable, now).is_some() {
+            // Those who are there use their files, whether they connect or not.
             self.look_at(image.process.pid, image.mappings, now);
+            self.want_eagerly(image.process.pid, now, now);
+        }
+    }
+
+    /// With `capture.scope = "eager"`: arms a process without any evidence, and for good.
+    pub(super) fn want_eagerly(&mut self, pid: u32, since: Moment, now: Moment) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        if self.options.scope != Scope::Eager || process.wanted || process.exited {
+            return;
+        }
+        (process.wanted, process.probation, process.wanted_at) = (true, true, since);
+        self.arm(pid, now);
+        let Some(process) = self.processes.get(&pid) else { return };
+        let habits = process.executable.and_then(|executable| self.executables.get(&executable));
+        // Most short-lived programs never load a TLS library: their executables are known for it after a few.
+        let has_tls = |habits: &Executable| {
+            habits.files.iter().any(|file| self.known(file).is_some_and(|known| known.anatomy.is_tls()))
+        };
+        let without = habits.is_some_and(|habits| habits.idle_scans >= IDLE_SCANS_MAX && !has_tls(habits));
+        if process.attachments.is_empty() && process.scans == 0 && !without {
+            self.scan(pid);
         }
     }
 
@@ -494,44 +383,10 @@ impl Planner {
     }
 }
 
-impl Process {
-    fn new(key: ProcessKey) -> Process {
-        Process {
-            key,
-            executable: None,
-            hosts: BTreeMap::new(),
-            addresses: HashMap::new(),
-            wanted: false,
-            probation: false,
-            wanted_at: Moment::default(),
-            scanning: false,
-            scan_again: false,
-            scans: 0,
-            opening: HashSet::new(),
-            unlikely: Vec::new(),
-            tls_files: Vec::new(),
-            attachments: HashMap::new(),
-            armed_at: None,
-            library: None,
-            dark: None,
-            exited: false,
-        }
-    }
-}
-
-/// True if both starts are known and differ: the number was used again.
-fn differ(one: ProcessKey, other: ProcessKey) -> bool {
-    one.start_ticks != 0 && other.start_ticks != 0 && one.start_ticks != other.start_ticks
-}
-
-fn executable_of(task: &Task) -> Option<FileKey> {
-    (task.exe_ino != 0).then_some(FileKey { device: task.exe_dev, inode: task.exe_ino })
-}
-
 fn dark_of(refused: Refused) -> DarkReason {
     match refused {
         Refused::Gone => DarkReason::Gone,
         Refused::Unreadable => DarkReason::Unreadable,
-        Refused::Denied | Refused::Limit => DarkReason::AttachRefused,
+        Refused::Denied | Refused::Limit | Refused::Stale => DarkReason::AttachRefused,
     }
 }

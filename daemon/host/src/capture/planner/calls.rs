@@ -50,24 +50,23 @@ impl Planner {
             looked_up.map(|host| HostEvidence { host, identified_by: IdentifiedBy::Getaddrinfo })
         });
         let at = Moment(connect.head.at_ns);
-        if self.flows.len() >= FLOWS_MAX {
-            self.out.push(Command::Lost(Loss::FlowsFull));
-            return;
-        }
         let flow_key = FlowKey::Socket(connect.socket);
         if self.flows.contains_key(&flow_key) {
             // Its end was lost: the kernel uses the address again.
             self.end_flow(flow_key, None, now);
         }
         let named = host.is_some();
-        self.flows.insert(flow_key, FlowState::new(key, connect.tuple, at, host.clone(), false));
-        self.claim_for_waiting(flow_key);
+        // Without room for the connection its process is armed all the same.
+        if self.new_flow(flow_key, FlowState::new(key, connect.tuple, at, host.clone(), false)) {
+            self.claim_for_waiting(flow_key);
+        }
         if let Some(host) = host {
             self.note_host(key.pid, &host.host, at);
             self.want(key.pid, at, now);
         } else if self.is_known_ai(executable) {
             self.want_on_suspicion(key.pid, at, now);
         }
+        self.want_eagerly(key.pid, at, now);
         self.scan_at_connect(key.pid);
         // After what arms: finding out who it is takes longer than a client has until its first write. And not for the
         // many that have nothing to do with a provider.
@@ -77,6 +76,19 @@ impl Planner {
         if !named {
             self.tap_at_connect(flow_key, executable, now);
         }
+    }
+
+    /// Follows a connection; false if there is no room.
+    fn new_flow(&mut self, key: FlowKey, flow: FlowState) -> bool {
+        if self.flows.len() >= FLOWS_MAX {
+            self.out.push(Command::Lost(Loss::FlowsFull));
+            return false;
+        }
+        if let Some(process) = self.processes.get_mut(&flow.process.pid) {
+            process.flows.insert(key);
+        }
+        self.flows.insert(key, flow);
+        true
     }
 
     pub(super) fn established(&mut self, established: &Established, now: Moment) {
@@ -158,18 +170,23 @@ impl Planner {
         }
         let covered = Covered::Nothing;
         let session = Session { process, host, named_at, flow: None, opened: false, covered };
+        if let Some(process) = self.processes.get_mut(&process.pid) {
+            process.sessions.insert(identity);
+        }
         self.sessions.insert(identity, session);
         true
     }
 
-    pub(super) fn first_content(&mut self, first: FirstContent, now: Moment) {
-        if self.process(first.process, None, now).is_none() {
-            return;
+    pub(super) fn first_content(&mut self, first: FirstContent) {
+        // Whoever hands out content was armed, and whoever was armed is known until it is forgotten.
+        if !self.is_followed(first.process) {
+            self.out.push(Command::Lost(Loss::SessionsOrphaned));
+            return self.refuse_session(first.identity);
         }
         if !self.sessions.contains_key(&first.identity) {
             let opened = Moment(first.identity.opened_ns);
             if !self.new_session(first.identity, first.process, opened, None) {
-                return;
+                return self.refuse_session(first.identity);
             }
             self.claim(first.identity);
         }
@@ -204,21 +221,46 @@ impl Planner {
 
     pub(super) fn session_freed(&mut self, freed: &SessionFreed, _now: Moment) {
         let identity = SessionIdentity { tgid: freed.tgid, ssl: freed.ssl, opened_ns: freed.opened_ns };
-        self.end_session(identity, Some((freed.sent, freed.received)));
+        if self.sessions.contains_key(&identity) {
+            self.end_session(identity, Some((freed.sent, freed.received)));
+        } else {
+            // A shard may hold what came of it before the planner was told, or refused.
+            let (sent, received) = (Some(freed.sent), Some(freed.received));
+            self.out.push(Command::Close { identity, sent, received });
+        }
     }
 
-    pub(super) fn sessions_end_with(&mut self, process: ProcessKey) {
-        let of_process = |(identity, session): (&SessionIdentity, &Session)| {
-            (session.process.pid == process.pid).then_some(*identity)
-        };
-        let ended: Vec<_> = self.sessions.iter().filter_map(of_process).collect();
-        for identity in ended {
+    /// Content of a session that is not followed: its shard does not wait for more, and the kernel hands out no more.
+    fn refuse_session(&mut self, identity: SessionIdentity) {
+        self.out.push(Command::Verdict(identity, abi::control::Verdict::MetadataOnly));
+        self.out.push(Command::Close { identity, sent: None, received: None });
+    }
+
+    fn is_followed(&self, process: ProcessKey) -> bool {
+        self.processes.get(&process.pid).is_some_and(|known| {
+            let starts = [known.key.start_ticks, process.start_ticks];
+            starts.contains(&0) || starts[0] == starts[1]
+        })
+    }
+
+    pub(super) fn sessions_end_with(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        for identity in std::mem::take(&mut process.sessions) {
             self.end_session(identity, None);
         }
     }
 
+    /// Takes a session out of the table and of its process.
+    fn take_session(&mut self, identity: SessionIdentity) -> Option<Session> {
+        let session = self.sessions.remove(&identity)?;
+        if let Some(process) = self.processes.get_mut(&session.process.pid) {
+            process.sessions.remove(&identity);
+        }
+        Some(session)
+    }
+
     fn end_session(&mut self, identity: SessionIdentity, bytes: Option<(u64, u64)>) {
-        let Some(session) = self.sessions.remove(&identity) else { return };
+        let Some(session) = self.take_session(identity) else { return };
         if session.opened {
             let (sent, received) = bytes.unzip();
             self.out.push(Command::Close { identity, sent, received });
@@ -248,16 +290,16 @@ impl Planner {
         }
         let (process, host) = (session.process, session.host.clone());
         let rank = |flow: &FlowState| {
-            let ours = flow.process.pid == process.pid && flow.session.is_none();
             let agrees = flow.host.as_ref().zip(host.as_ref()).map(|(a, b)| a.host == b.host);
-            match (ours, agrees) {
+            match (flow.session.is_none(), agrees) {
                 (true, Some(true)) => Some(2),
                 (true, None) => TLS_PORTS.contains(&flow.tuple.remote_port).then_some(1),
                 _ => None,
             }
         };
-        let best =
-            self.flows.iter().filter_map(|(key, flow)| Some((rank(flow)?, flow.connected, *key))).max();
+        let Some(known) = self.processes.get(&process.pid) else { return };
+        let flows = known.flows.iter().filter_map(|key| Some((key, self.flows.get(key)?)));
+        let best = flows.filter_map(|(key, flow)| Some((rank(flow)?, flow.connected, *key))).max();
         if let Some((_, _, key)) = best {
             self.join(identity, key);
         }
@@ -266,17 +308,17 @@ impl Planner {
     /// Gives a new connection to a session of its process that has none: some clients name the session first.
     fn claim_for_waiting(&mut self, key: FlowKey) {
         let Some(flow) = self.flows.get(&key) else { return };
-        let pid = flow.process.pid;
+        let Some(process) = self.processes.get(&flow.process.pid) else { return };
         let fits = |session: &Session| match (&flow.host, &session.host) {
             (Some(a), Some(b)) => a.host == b.host,
             (None, Some(_)) => TLS_PORTS.contains(&flow.tuple.remote_port),
             _ => false,
         };
-        let waiting = |(identity, session): (&SessionIdentity, &Session)| {
-            let waits = session.process.pid == pid && session.flow.is_none() && fits(session);
-            waits.then_some((session.named_at, *identity))
+        let waiting = |identity: &SessionIdentity| {
+            let session = self.sessions.get(identity)?;
+            (session.flow.is_none() && fits(session)).then_some((session.named_at, *identity))
         };
-        let oldest = self.sessions.iter().filter_map(waiting).min();
+        let oldest = process.sessions.iter().filter_map(waiting).min();
         if let Some((_, identity)) = oldest {
             self.join(identity, key);
         }
@@ -300,6 +342,9 @@ impl Planner {
     /// A connection is over (`end`), was lost sight of, or the daemon stops (`None`).
     pub(super) fn end_flow(&mut self, key: FlowKey, end: Option<FlowEnd>, now: Moment) {
         let Some(flow) = self.flows.remove(&key) else { return };
+        if let Some(process) = self.processes.get_mut(&flow.process.pid) {
+            process.flows.remove(&key);
+        }
         self.tap.flow_ended(key);
         let session = flow.session.and_then(|identity| self.sessions.get_mut(&identity));
         let metadata = flow.metadata;
@@ -435,7 +480,7 @@ impl Planner {
         }
         if lives && kernel == Verdict::NotAi {
             // What it claimed without a name was not its own.
-            let claimed = self.sessions.remove(&identity).and_then(|session| session.flow);
+            let claimed = self.take_session(identity).and_then(|session| session.flow);
             if let Some(flow) = claimed.and_then(|flow| self.flows.get_mut(&flow)) {
                 (flow.session, flow.covered) = (None, Covered::Nothing);
             }
@@ -445,7 +490,7 @@ impl Planner {
 
     /// A Host header named a provider: the process has earned its probes, and its only unnamed connection its name.
     pub(super) fn host_seen(&mut self, process: ProcessKey, host: HostEvidence, now: Moment) {
-        if self.process(process, None, now).is_none() || self.directory.lookup(&host.host).is_none() {
+        if !self.is_followed(process) || self.directory.lookup(&host.host).is_none() {
             return;
         }
         self.note_host(process.pid, &host.host, now);
@@ -455,14 +500,12 @@ impl Planner {
                 state.captured = true;
             }
         }
-        let unnamed = |flow: &FlowState| {
-            flow.process.pid == process.pid
-                && flow.host.is_none()
-                && TLS_PORTS.contains(&flow.tuple.remote_port)
-        };
-        let keys: Vec<_> = self.flows.iter().filter(|(_, flow)| unnamed(flow)).map(|(key, _)| *key).collect();
-        if let ([key], false) =
-            (keys.as_slice(), self.flows.values().any(|flow| flow.is_of(process, &host.host)))
+        let Some(known) = self.processes.get(&process.pid) else { return };
+        let flows = || known.flows.iter().filter_map(|key| Some((*key, self.flows.get(key)?)));
+        let unnamed = |flow: &FlowState| flow.host.is_none() && TLS_PORTS.contains(&flow.tuple.remote_port);
+        let keys: Vec<_> = flows().filter(|(_, flow)| unnamed(flow)).map(|(key, _)| key).collect();
+        let has_its_own = flows().any(|(_, flow)| flow.is_to(&host.host));
+        if let ([key], false) = (keys.as_slice(), has_its_own)
             && let Some(flow) = self.flows.get_mut(key)
         {
             flow.host = Some(host);
@@ -471,9 +514,7 @@ impl Planner {
     }
 
     pub(super) fn found_connection(&mut self, connection: Connection, now: Moment) {
-        if self.process(connection.process, connection.executable, now).is_none()
-            || self.flows.len() >= FLOWS_MAX
-        {
+        if self.process(connection.process, connection.executable, now).is_none() {
             return;
         }
         let host = self.configured(remote_of(&connection.tuple));
@@ -483,7 +524,7 @@ impl Planner {
         let named = host.clone();
         let mut flow = FlowState::new(connection.process, connection.tuple, now, host, true);
         flow.established = true;
-        self.flows.insert(key, flow);
+        self.new_flow(key, flow);
         if let Some(host) = named {
             self.note_host(pid, &host.host, now);
             self.want(pid, now, now);
@@ -493,11 +534,9 @@ impl Planner {
     }
 
     /// Connections found at the start have no end of their own: they end with their process.
-    pub(super) fn flows_end_with(&mut self, process: ProcessKey, now: Moment) {
-        let of_process = |flow: &FlowState| flow.process.pid == process.pid;
-        let ended: Vec<_> =
-            self.flows.iter().filter(|(_, flow)| of_process(flow)).map(|(key, _)| *key).collect();
-        for key in ended {
+    pub(super) fn flows_end_with(&mut self, pid: u32, now: Moment) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        for key in std::mem::take(&mut process.flows) {
             self.end_flow(key, None, now);
         }
     }
@@ -513,7 +552,7 @@ impl Planner {
         }
         self.datagrams_stop();
         for identity in sessions {
-            if let Some(session) = self.sessions.remove(&identity)
+            if let Some(session) = self.take_session(identity)
                 && session.opened
             {
                 self.out.push(Command::Close { identity, sent: None, received: None });
@@ -585,8 +624,8 @@ impl FlowState {
         }
     }
 
-    fn is_of(&self, process: ProcessKey, host: &str) -> bool {
-        self.process.pid == process.pid && self.host.as_ref().is_some_and(|known| &*known.host == host)
+    fn is_to(&self, host: &str) -> bool {
+        self.host.as_ref().is_some_and(|known| &*known.host == host)
     }
 }
 

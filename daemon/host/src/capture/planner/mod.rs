@@ -6,7 +6,9 @@
 //! *Wanted* is a process that talks to a provider (or probably will); *armed* one whose TLS libraries carry transfer
 //! probes. A process becomes wanted by the earliest of: a lookup of a directory name, a session named after a provider,
 //! a connection of (or an exec of) an executable known for AI calls, an SNI from the tap, a fork of a wanted process.
-//! Once-per-session hooks belong to a file and stay; transfer hooks belong to a process and go with it.
+//! Once-per-session hooks belong to a file and go when nobody uses it any more; transfer hooks belong to a process and go
+//! with it. With `capture.scope = "eager"` every process with a TLS library is armed; whose plaintext leaves the kernel is
+//! decided by the session's name all the same.
 //!
 //! What the planner never does: look at payload, attach a transfer hook to more than one process, name a provider from
 //! an address or a DNS answer.
@@ -14,9 +16,11 @@
 mod arming;
 mod calls;
 mod datagrams;
+mod libraries;
+mod processes;
 mod tap;
 
-use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use abi::attacher::Place;
@@ -37,9 +41,8 @@ use super::routes::Routes;
 use super::status::{Loss, Tally};
 use crate::config::{Scope, TapMode};
 use crate::shards::Decision;
+use libraries::{Library, Retries};
 
-/// Processes that are followed at a time; a node has fewer that connect.
-const PROCESSES_MAX: usize = 16_384;
 /// Connections that are followed at a time: as many as the kernel's own table.
 const FLOWS_MAX: usize = 32_768;
 /// Sessions that are followed at a time.
@@ -48,13 +51,6 @@ const SESSIONS_MAX: usize = 32_768;
 const ENDED_MAX: usize = 1_024;
 /// Executables whose habits are remembered.
 const EXECUTABLES_MAX: usize = 4_096;
-/// Files whose anatomy is remembered.
-const LIBRARIES_MAX: usize = 16_384;
-/// How long a process that ended is remembered, so that the end of its connections can be told: FIN-WAIT-2 ends after
-/// 60 s.
-const REMEMBER_NS: u64 = 90_000_000_000;
-/// Coverage rows of ended processes that are kept.
-const PAST_ROWS_MAX: usize = 512;
 
 const MS: u64 = 1_000_000;
 
@@ -69,8 +65,19 @@ pub enum Event {
     Maps(u32, Result<Vec<Mapping>, Refused>),
     /// A mapped file, asked for by [`Command::OpenLibrary`].
     Library(FileKey, Result<OpenedFile, Refused>),
-    /// Answer to [`Command::Attach`]: the attachment.
-    Attached(Option<ProcessKey>, FileKey, Result<u64, Refused>),
+    /// Answer to [`Command::Attach`].
+    Attached {
+        /// For whom; `None` for once-per-session hooks.
+        process: Option<ProcessKey>,
+        /// File as the planner knows it.
+        file: FileKey,
+        /// File as the attacher knew it when it was asked.
+        number: u64,
+        /// The attachment.
+        result: Result<u64, Refused>,
+    },
+    /// A file was written, by its number at the attacher, which lets go of everything on it.
+    Rewritten(u64),
     /// A pipeline decided on a session.
     Decided(Decision),
     /// A pipeline learnt a host from a Host header.
@@ -113,10 +120,10 @@ pub struct FirstContent {
 /// A file the attacher opened and main dissected.
 #[derive(Clone, Debug)]
 pub struct OpenedFile {
-    /// Number at the attacher.
+    /// Number at the attacher: of this content of the file.
     pub number: u64,
-    /// What is in it.
-    pub anatomy: Arc<Anatomy>,
+    /// What is in it; `None` if it is not an ELF file that can be read.
+    pub anatomy: Option<Arc<Anatomy>>,
     /// Its name.
     pub name: Arc<str>,
 }
@@ -132,6 +139,8 @@ pub enum Refused {
     Denied,
     /// A limit is reached; later it may work.
     Limit,
+    /// The file was written since it was opened; opened again it may work.
+    Stale,
 }
 
 /// What is to be done.
@@ -266,8 +275,12 @@ pub struct Planner {
     sessions: HashMap<SessionIdentity, Session>,
     /// Sessions that ended lately, oldest first: a decision on them may still be on its way.
     ended: VecDeque<(SessionIdentity, Session)>,
+    /// Processes that ended, oldest first; some are forgotten already.
+    dead: VecDeque<(u32, ProcessKey)>,
     timers: BTreeMap<(Moment, u64), Timer>,
     timer_number: u64,
+    /// [`Timer::Review`] is set.
+    review_set: bool,
     tap: tap::Tap,
     datagrams: datagrams::Datagrams,
     assembler: names::Assembler,
@@ -288,6 +301,7 @@ enum FlowKey {
 #[derive(Debug)]
 struct Process {
     key: ProcessKey,
+    seen_at: Moment,
     executable: Option<FileKey>,
     hosts: BTreeMap<Arc<str>, HostState>,
     /// What its lookups of directory names returned.
@@ -302,10 +316,14 @@ struct Process {
     /// Something happened while its maps were being read: they may be out of date.
     scan_again: bool,
     scans: u32,
+    retries: Retries,
     /// Files of its last scan that are still being opened.
     opening: HashSet<FileKey>,
     /// Files of its last scan that are looked at only if no TLS library is found.
     unlikely: Vec<Mapping>,
+    /// Files with hooks of its last scan.
+    files: Vec<FileKey>,
+    /// Those of them that are TLS libraries.
     tls_files: Vec<FileKey>,
     attachments: HashMap<FileKey, Attachment>,
     armed_at: Option<Moment>,
@@ -313,11 +331,14 @@ struct Process {
     library: Option<Arc<str>>,
     dark: Option<DarkReason>,
     exited: bool,
+    flows: BTreeSet<FlowKey>,
+    sessions: BTreeSet<SessionIdentity>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Attachment {
-    Asked,
+    /// On this content of the file.
+    Asked(u64),
     Live(u64),
     Refused,
 }
@@ -331,29 +352,15 @@ struct HostState {
     metadata: Option<Reason>,
 }
 
-/// A file that was opened, or is being opened.
-#[derive(Debug)]
-enum Library {
-    Opening {
-        waiting: Vec<u32>,
-    },
-    Known {
-        number: u64,
-        anatomy: Arc<Anatomy>,
-        name: Arc<str>,
-    },
-    /// Neither TLS nor resolver.
-    Plain,
-    Unreadable,
-}
-
 /// Habits of an executable.
 #[derive(Debug, Default)]
 struct Executable {
     /// A process of it was armed because it talks to a provider.
     ai: bool,
-    /// TLS files its processes used.
+    /// TLS files its processes used to talk to a provider.
     libraries: Vec<FileKey>,
+    /// Files with hooks that its processes had mapped.
+    files: Vec<FileKey>,
     /// Scans of its processes that showed no new file.
     idle_scans: u32,
 }
@@ -405,6 +412,12 @@ enum Timer {
     ArmChild(u32),
     /// Look for a TLS library again.
     Rescan(u32),
+    /// Look at a process again: something could not be done.
+    Retry(u32),
+    /// Ask for the once-per-session hooks of a file again.
+    Once(FileKey),
+    /// Look which files are used.
+    Review,
     /// End of the time in which a process on probation must show that it talks to a provider.
     Probation(u32),
     /// Forget a process that ended.
@@ -428,8 +441,10 @@ impl Planner {
             flows: HashMap::new(),
             sessions: HashMap::new(),
             ended: VecDeque::new(),
+            dead: VecDeque::new(),
             timers: BTreeMap::new(),
             timer_number: 0,
+            review_set: false,
             assembler: names::Assembler::default(),
             past_rows: Vec::new(),
             out: Vec::new(),
@@ -447,17 +462,16 @@ impl Planner {
     pub fn handle(&mut self, event: Event, now: Moment) -> Vec<Command> {
         match event {
             Event::Kernel(event) => self.kernel(event, now),
-            Event::FirstContent(first) => self.first_content(first, now),
+            Event::FirstContent(first) => self.first_content(first),
             Event::Maps(pid, result) => self.maps(pid, result, now),
             Event::Library(file, result) => self.library(file, result, now),
-            Event::Attached(Some(process), file, result) => self.attached(process, file, result, now),
-            Event::Attached(None, _, result) => {
-                self.out.push(Command::Count(if result.is_ok() {
-                    Tally::Attached
-                } else {
-                    Tally::AttachRefused
-                }));
+            Event::Attached { process: Some(process), file, number, result } => {
+                self.attached(process, file, number, result, now)
             }
+            Event::Attached { process: None, file, number, result } => {
+                self.attached_once(file, number, result, now)
+            }
+            Event::Rewritten(number) => self.rewritten(number, now),
             Event::Decided(decision) => self.decided(decision),
             Event::HostSeen(process, host) => self.host_seen(process, host, now),
             Event::FoundImage(image) => self.found_image(image, now),
@@ -516,8 +530,14 @@ impl Planner {
                 break;
             }
             match entry.remove() {
+                Timer::ArmChild(pid) if self.options.scope == Scope::Eager => {
+                    self.want_eagerly(pid, now, now)
+                }
                 Timer::ArmChild(pid) => self.want(pid, now, now),
                 Timer::Rescan(pid) => self.rescan(pid),
+                Timer::Retry(pid) => self.look_again(pid),
+                Timer::Once(file) => self.retry_once(file),
+                Timer::Review => self.review(now),
                 Timer::Probation(pid) => self.end_probation(pid),
                 Timer::Forget(pid, key) => self.forget(pid, key, now),
                 Timer::TapQuiet => self.tap_quiet(now),

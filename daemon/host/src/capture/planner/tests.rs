@@ -11,11 +11,16 @@ use zerocopy::FromZeros;
 use super::*;
 
 mod datagrams;
+mod bounds;
+mod eager;
+mod files;
 
 const AI: &str = "api.openai.com";
 const PYTHON: FileKey = FileKey { device: 1, inode: 10 };
 const LIBSSL: FileKey = FileKey { device: 1, inode: 20 };
 const LIBC: FileKey = FileKey { device: 1, inode: 30 };
+/// Device of as many other TLS libraries as there are inodes.
+const MANY_TLS: u64 = 2;
 const REMOTE: [u8; 16] = [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1];
 
 struct World {
@@ -28,6 +33,12 @@ struct World {
     attach_refused: Option<Refused>,
     /// Who holds the sockets of datagrams.
     owner: Option<u32>,
+    /// What the next attaches for one process are answered with, before others succeed.
+    attach_refusals: VecDeque<Refused>,
+    /// What the next openings of the TLS library are answered with, before others succeed.
+    open_refusals: VecDeque<Refused>,
+    /// Numbers of the TLS library at the attacher: one more for each content.
+    contents: u64,
     attachments: u64,
     due: BTreeMap<(u64, u64), Event>,
     order: u64,
@@ -53,6 +64,9 @@ fn world_of(scope: Scope) -> World {
         attach_ms: 7,
         attach_refused: None,
         owner: None,
+        attach_refusals: VecDeque::new(),
+        open_refusals: VecDeque::new(),
+        contents: 0,
         attachments: 0,
         due: BTreeMap::new(),
         order: 0,
@@ -69,6 +83,7 @@ fn anatomy(file: FileKey) -> Anatomy {
             once: places(&[Hook::SslCtrl, Hook::SslFree]),
             transfer: places(&[Hook::SslWrite, Hook::SslRead]),
         },
+        FileKey { device: MANY_TLS, .. } => anatomy(LIBSSL),
         LIBC => Anatomy { once: places(&[Hook::Getaddrinfo]), transfer: Vec::new() },
         _ => Anatomy::default(),
     }
@@ -117,16 +132,22 @@ impl World {
                 format!("maps {}", process.pid)
             }
             Command::OpenLibrary(_, mapping) => {
-                let anatomy = Arc::new(anatomy(mapping.file));
-                let file =
-                    OpenedFile { number: mapping.file.inode, anatomy, name: Arc::clone(&mapping.name) };
-                self.later(ms, Event::Library(mapping.file, Ok(file)));
+                let is_tls = mapping.file == LIBSSL;
+                let result = match self.open_refusals.front().copied().filter(|_| is_tls) {
+                    Some(refused) => {
+                        self.open_refusals.pop_front();
+                        Err(refused)
+                    }
+                    None => Ok(self.opened(&mapping)),
+                };
+                self.later(ms, Event::Library(mapping.file, result));
                 format!("open {}", mapping.name)
             }
-            Command::Attach { process, file, places, .. } => {
+            Command::Attach { process, file, number, places } => {
                 self.attachments += 1;
-                let result = self.attach_refused.map_or(Ok(self.attachments), Err);
-                self.later(ms + self.attach_ms, Event::Attached(process, file, result));
+                let refused = process.and_then(|_| self.attach_refusals.pop_front()).or(self.attach_refused);
+                let result = refused.map_or(Ok(self.attachments), Err);
+                self.later(ms + self.attach_ms, Event::Attached { process, file, number, result });
                 let whom = process.map_or("all".into(), |process| process.pid.to_string());
                 format!("attach {whom} {}", places.len())
             }
@@ -166,6 +187,18 @@ impl World {
             Command::Resolve(..) | Command::Identify(_) | Command::Forget(_) | Command::Count(_) => return,
         };
         self.lines.push(line);
+    }
+
+    /// A file as the attacher has it: under its inode, the TLS library under a number for each content.
+    fn opened(&self, mapping: &Mapping) -> OpenedFile {
+        let number = mapping.file.inode + if mapping.file == LIBSSL { 1_000 * self.contents } else { 0 };
+        let anatomy = Some(Arc::new(anatomy(mapping.file)));
+        OpenedFile { number, anatomy, name: Arc::clone(&mapping.name) }
+    }
+
+    /// How many lines begin with a word.
+    fn count(&self, word: &str) -> usize {
+        self.lines.iter().filter(|line| line.starts_with(word)).count()
     }
 
     /// Lines that begin with one of the words, in order.
@@ -460,7 +493,7 @@ fn a_process_that_ended_too_soon_still_teaches_what_its_executable_uses() {
     world.planner.handle(lookup(100, 7, false), Moment(100 * MS));
     world.planner.handle(Event::Maps(7, Ok(world.mapped.clone())), Moment(101 * MS));
     world.planner.handle(exit(7), Moment(102 * MS));
-    let file = OpenedFile { number: 20, anatomy: Arc::new(anatomy(LIBSSL)), name: "libssl.so.3".into() };
+    let file = world.opened(&mapping(LIBSSL, "libssl.so.3"));
     world.at(150, Event::Library(LIBSSL, Ok(file))).at(200, exec(200, 8));
     world.check(&["attach"], &["attach all 2", "attach 8 2"]);
 }
@@ -580,7 +613,8 @@ fn a_number_used_again_is_another_process() {
     world.at(130, kernel(KernelEvent::Connect(connect)));
     world.check(&["detach"], &["detach 2"]);
     // Attached for the old one, answered after its end: let go at once.
-    let late = Event::Attached(Some(process_key(7, task(7).start_ns)), LIBSSL, Ok(77));
+    let process = Some(process_key(7, task(7).start_ns));
+    let late = Event::Attached { process, file: LIBSSL, number: 20, result: Ok(77) };
     world.at(140, late).check(&["detach"], &["detach 2", "detach 77"]);
 }
 
