@@ -1,6 +1,7 @@
 //! End to end: the real daemon, real BPF, real clients, one module per promise.
 
 mod accounting;
+mod arming;
 mod clients;
 mod contract;
 mod coverage;

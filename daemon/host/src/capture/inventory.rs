@@ -4,8 +4,9 @@
 //! what begins later is told by the kernel. Reads `/proc` only. A process that ends meanwhile is left out; every list
 //! is bounded. Connections of other network namespaces are found through the processes in them.
 
-use std::collections::{HashMap, HashSet};
-use std::fs;
+use std::collections::{BTreeSet, HashMap};
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
 use std::net::Ipv6Addr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -14,12 +15,14 @@ use abi::event::Tuple;
 use meter::workload::ProcessKey;
 use zerocopy::FromZeros;
 
-use super::image::{FileKey, Likelihood, Mapping, parse_maps};
+use super::image::{FileKey, Likelihood, Mapping, read_maps};
 
 /// Processes that are looked at.
 const PROCESSES_MAX: usize = 32_768;
 /// Connections that are kept.
 const CONNECTIONS_MAX: usize = 16_384;
+/// Files of one process that are kept.
+const LIKELY_MAX: usize = 64;
 /// Network namespaces whose connections are read.
 const NAMESPACES_MAX: usize = 1_024;
 /// `TCP_ESTABLISHED` in `/proc/net/tcp`.
@@ -70,11 +73,10 @@ pub fn inventory(root: &Path) -> Inventory {
         }
         let home = root.join(pid.to_string());
         let Some(process) = process_key(&home, pid) else { continue };
-        let Ok(maps) = fs::read(home.join("maps")) else {
+        let Ok(mappings) = File::open(home.join("maps")).and_then(read_maps) else {
             found.unreadable += 1;
             continue;
         };
-        let mappings = parse_maps(&String::from_utf8_lossy(&maps));
         // A kernel thread has nothing mapped.
         if mappings.is_empty() {
             continue;
@@ -86,7 +88,10 @@ pub fn inventory(root: &Path) -> Inventory {
         }
         if let Some(sockets) = namespaces.get(&namespace).filter(|sockets| !sockets.is_empty()) {
             let room = CONNECTIONS_MAX.saturating_sub(found.connections.len());
-            let tuples = socket_inodes(&home).into_iter().filter_map(|inode| sockets.get(&inode));
+            // A socket may be there under several numbers.
+            let inodes: BTreeSet<u64> =
+                socket_inodes(&home).filter(|inode| sockets.contains_key(inode)).collect();
+            let tuples = inodes.iter().filter_map(|inode| sockets.get(inode));
             found.connections.extend(tuples.take(room).map(|tuple| Connection {
                 process,
                 executable,
@@ -94,7 +99,7 @@ pub fn inventory(root: &Path) -> Inventory {
             }));
         }
         let likely = |mapping: &Mapping| mapping.likelihood() != Likelihood::Other;
-        let mappings: Vec<_> = mappings.into_iter().filter(likely).collect();
+        let mappings: Vec<_> = mappings.into_iter().filter(likely).take(LIKELY_MAX).collect();
         found.images.push(Image { process, executable, mappings });
     }
     found
@@ -121,20 +126,19 @@ fn executable(home: &Path, mappings: &[Mapping]) -> Option<FileKey> {
 }
 
 /// Inodes of the sockets that a process holds.
-fn socket_inodes(home: &Path) -> HashSet<u64> {
+fn socket_inodes(home: &Path) -> impl Iterator<Item = u64> {
     let links = fs::read_dir(home.join("fd")).into_iter().flatten().flatten();
     let targets = links.filter_map(|link| fs::read_link(link.path()).ok());
-    targets
-        .filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
-        .collect()
+    targets.filter_map(|target| target.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok())
 }
 
 /// Established connections of a namespace by the inode of their socket, those to ourselves excepted.
 fn established(home: &Path) -> HashMap<u64, Tuple> {
     let mut all = HashMap::new();
     for table in ["net/tcp", "net/tcp6"] {
-        let text = fs::read_to_string(home.join(table)).unwrap_or_default();
-        all.extend(text.lines().skip(1).filter_map(parse_tcp).take(CONNECTIONS_MAX));
+        let Ok(file) = File::open(home.join(table)) else { continue };
+        let lines = BufReader::new(file).lines().map_while(Result::ok).skip(1);
+        all.extend(lines.filter_map(|line| parse_tcp(&line)).take(CONNECTIONS_MAX));
     }
     all
 }

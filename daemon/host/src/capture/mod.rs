@@ -9,6 +9,7 @@
 //! session was joined at its start. What is lost is counted by reason in [`status::CaptureStatus`].
 
 pub mod attacher_client;
+pub mod elf;
 pub mod event;
 pub mod image;
 pub mod inventory;

@@ -16,8 +16,9 @@ use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload, WorkloadEvidence};
 
 use super::attacher_client::{self, Answer, Attacher, Lost};
+use super::elf::dissect;
 use super::event::{KernelEvent, process_key};
-use super::image::{Mapping, dissect, read_maps};
+use super::image::{Mapping, read_maps};
 use super::inventory::udp_socket;
 use super::mailbox::Mailbox;
 use super::planner::{Command, Event, OpenedFile, Planner, Refused, Row};
@@ -373,7 +374,7 @@ impl Shell {
         let request = attacher_client::open_mapped(process, mapping.start, mapping.end);
         self.attacher.ask(request, move |answer| {
             let result = checked(answer).map(|answer| {
-                let anatomy = answer.descriptor.and_then(|descriptor| dissect(File::from(descriptor)).ok());
+                let anatomy = answer.descriptor.and_then(|descriptor| dissect(&File::from(descriptor)).ok());
                 OpenedFile { number: answer.reply.file, anatomy: anatomy.map(Arc::new), name }
             });
             mailbox.post(Event::Library(file, result));

@@ -33,8 +33,9 @@ use meter::record::{Coverage, DarkReason, Flow};
 use meter::time::{Moment, WallClock};
 use meter::workload::ProcessKey;
 
+use super::elf::Anatomy;
 use super::event::{KernelEvent, SessionIdentity, process_key};
-use super::image::{Anatomy, FileKey, Mapping};
+use super::image::{FileKey, Mapping};
 use super::inventory::{Connection, Image};
 use super::names;
 use super::routes::Routes;

@@ -3,7 +3,7 @@
 //! A [`World`] plays the attacher: it answers maps, files and attaches as told by its script, one event after the
 //! other, and writes down every command in a line. Times are milliseconds.
 
-use abi::attacher::Hook;
+use abi::attacher::{Hook, Place};
 use abi::event;
 use meter::directory::Directory;
 use zerocopy::FromZeros;
