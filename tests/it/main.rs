@@ -2,6 +2,7 @@
 
 mod accounting;
 mod arming;
+mod bad_input;
 mod clients;
 mod contract;
 mod coverage;

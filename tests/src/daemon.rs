@@ -50,11 +50,24 @@ impl Daemon {
 
     /// Starts the daemon without waiting.
     pub fn spawn(dir: &Path, config: &str, arguments: &[&str]) -> anyhow::Result<Daemon> {
+        Daemon::spawn_under(&[], dir, config, arguments)
+    }
+
+    /// As [`Daemon::spawn`], by a command that ends in executing what follows it, in the same process.
+    pub fn spawn_under(
+        wrapper: &[&str],
+        dir: &Path,
+        config: &str,
+        arguments: &[&str],
+    ) -> anyhow::Result<Daemon> {
         let bins = bin_dir()?;
         let file = dir.join("config.toml");
         std::fs::write(&file, config).with_context(|| format!("writing {}", file.display()))?;
         let log = std::fs::OpenOptions::new().create(true).append(true).open(dir.join("log"))?;
-        let child = Command::new(bins.join("venturid"))
+        let venturid = bins.join("venturid");
+        let mut words = wrapper.iter().map(std::ffi::OsStr::new).chain([venturid.as_os_str()]);
+        let child = Command::new(words.next().context("a program")?)
+            .args(words)
             .arg("--config")
             .arg(&file)
             .arg("--state-dir")

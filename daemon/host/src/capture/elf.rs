@@ -278,7 +278,8 @@ mod tests {
 
     #[test]
     fn the_tls_library_and_node_are_dissected_where_they_are() {
-        for path in ["/usr/lib/x86_64-linux-gnu/libssl.so.3", "/usr/bin/node"] {
+        let library = format!("/usr/lib/{}-linux-gnu/libssl.so.3", std::env::consts::ARCH);
+        for path in [&library, "/usr/bin/node"] {
             let Ok(file) = File::open(path) else {
                 skip("the_tls_library_and_node_are_dissected_where_they_are", &format!("no {path} here"));
                 continue;
