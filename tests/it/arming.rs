@@ -93,13 +93,15 @@ fn a_library_that_is_rewritten_in_place_is_read_and_armed_again() {
     let numbers = |records: &[Value], number: u64| {
         records.iter().filter(|record| record["usage"]["input_tokens"] == number).count()
     };
-    let records = daemon
-        .calls_until(|records| [900_002, 900_004, 900_006].iter().all(|number| numbers(records, *number) > 0))
-        .expect("a record of each call of an armed process");
-    for number in 900_001..=900_006 {
-        assert!(numbers(&records, number) <= 1, "{number} is recorded once: {records:?}");
+    // A call that went by is told at the end of its connection.
+    drop((old, new));
+    let records = daemon.calls_until(|records| records.len() >= 6).expect("a record of each call");
+    assert_eq!(records.len(), 6, "each call is recorded, or said to be missed, once: {records:?}");
+    for (number, at_least) in
+        [(900_001, 0), (900_002, 1), (900_003, 0), (900_004, 1), (900_005, 0), (900_006, 1)]
+    {
+        assert!((at_least..=1).contains(&numbers(&records, number)), "{number}: {records:?}");
     }
-    assert_eq!(records.len(), 6, "each call is recorded or said to be missed: {records:?}");
     assert_eq!(daemon.stop().expect("an exit code"), 0);
 }
 
