@@ -10,8 +10,8 @@ use zerocopy::FromZeros;
 
 use super::*;
 
-mod datagrams;
 mod bounds;
+mod datagrams;
 mod eager;
 mod files;
 
