@@ -8,6 +8,7 @@ use super::facts::{Facts, Field};
 use super::json::{Scanner, Value, Visitor};
 use super::protobuf;
 use crate::exchange::Usage;
+use crate::http::End;
 use crate::http::eventstream::{self, EventStream, Message};
 use crate::http::sse::{Events, Sse};
 use crate::payload::{Held, Short};
@@ -59,7 +60,7 @@ pub struct Answer {
 /// State at the last hole.
 #[derive(Clone, Copy, Debug)]
 struct AfterGap {
-    /// Usage objects seen before the first hole and before the last one.
+    /// Usage objects seen whole before the first hole, and begun before the last one.
     before_first: u32,
     before_last: u32,
     terminal: bool,
@@ -72,6 +73,8 @@ struct Reading {
     first_output: Option<Moment>,
     last_output: Option<Moment>,
     now: Moment,
+    /// Usage objects in events that are over: one that a hole breaks off was not seen.
+    settled: u32,
     /// Start of the current event's data, to know `[DONE]`.
     data_head: Short<{ DONE.len() }>,
     /// What a message holds in base64.
@@ -108,6 +111,7 @@ impl Answer {
                 first_output: None,
                 last_output: None,
                 now: Moment::default(),
+                settled: 0,
                 data_head: Short::default(),
                 inner: Held::new(),
             },
@@ -119,6 +123,7 @@ impl Answer {
     /// Notes a count that stands in a response field.
     pub fn note(&mut self, count: Count, value: u64) {
         self.reading.facts.note(count, Some(value));
+        self.reading.settled = self.reading.facts.usages;
     }
 
     /// Takes the next bytes, content codings undone.
@@ -181,7 +186,7 @@ impl Answer {
     /// Bytes are missing here.
     pub fn gap(&mut self) {
         let usages = self.reading.facts.usages;
-        let before_first = self.gap.map_or(usages, |gap| gap.before_first);
+        let before_first = self.gap.map_or(self.reading.settled, |gap| gap.before_first);
         let terminal = self.reading.facts.terminal;
         self.gap = Some(AfterGap { before_first, before_last: usages, terminal });
         match &mut self.form {
@@ -190,6 +195,7 @@ impl Answer {
                 self.scanner.restart();
                 self.reading.data_head.clear();
                 self.reading.facts.output = false;
+                self.reading.facts.closing = false;
             }
             // The rest of the message in progress is noise; the next one is whole.
             Form::Protobuf(scanner) => scanner.give_up(),
@@ -226,9 +232,10 @@ impl Answer {
         (self.reading.first_output, self.reading.last_output)
     }
 
-    /// The usage, and how far it can be trusted. `framed` if the body's own framing ended it.
-    pub fn usage(&self, framed: bool) -> (Usage, Verdict) {
+    /// The usage of an answer that ended so, and how far it can be trusted.
+    pub fn usage(&self, end: End) -> (Usage, Verdict) {
         let facts = &self.reading.facts;
+        let framed = end == End::Complete;
         let whole = match &self.form {
             Form::Json => framed || (self.scanner.documents() > 0 && !self.scanner.is_inside()),
             Form::Events(_) | Form::Messages(_) => framed || facts.terminal,
@@ -246,7 +253,11 @@ impl Answer {
         match () {
             () if missing => (Usage::default(), Verdict::Gap),
             () if !whole => (Usage::default(), Verdict::Cut),
-            () if facts.usages == 0 || usage.is_unknown() => (Usage::default(), Verdict::Absent),
+            () if facts.usages == 0 || usage.is_unknown() => match end {
+                // A further document may have had it.
+                End::Cut(_) if matches!(self.form, Form::Json) => (Usage::default(), Verdict::Cut),
+                _ => (Usage::default(), Verdict::Absent),
+            },
             () => (usage, Verdict::Whole),
         }
     }
@@ -270,10 +281,14 @@ impl Events for Event<'_> {
         let reading = &mut *self.reading;
         let mut sink = Taking { facts: &mut reading.facts, dialect: reading.dialect };
         self.scanner.finish(reading.dialect.wanted(), &mut sink);
+        let whole = !self.scanner.is_inside();
         self.scanner.restart();
         let facts = &mut reading.facts;
-        facts.terminal |= (reading.data_head.is_whole() && *reading.data_head == *DONE)
+        let closing = std::mem::take(&mut facts.closing)
+            || (reading.data_head.is_whole() && *reading.data_head == *DONE)
             || std::str::from_utf8(name).is_ok_and(|name| reading.dialect.terminal.contains(&name));
+        facts.terminal |= closing && whole;
+        reading.settled = facts.usages;
         reading.note_output();
         reading.data_head.clear();
     }

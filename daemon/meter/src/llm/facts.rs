@@ -237,6 +237,8 @@ pub struct Facts {
     pub cost: Option<PicoUsd>,
     /// The stream's terminal event was seen.
     pub terminal: bool,
+    /// The event in progress says that it is the terminal one. It counts once it is whole: the usage comes after.
+    pub closing: bool,
     /// The event in progress carries output.
     pub output: bool,
     /// Places where something stood that is no name.
@@ -358,7 +360,7 @@ impl Facts {
                 keep(&mut self.tier, word);
             }
             Field::Speed => self.fast |= text(value) == Some("fast"),
-            Field::Kind => self.terminal |= text(value).is_some_and(|kind| terminal.contains(&kind)),
+            Field::Kind => self.closing |= text(value).is_some_and(|kind| terminal.contains(&kind)),
             Field::Code(words) => {
                 let place = value.count().and_then(|code| usize::try_from(code).ok());
                 if let Some(word) = place.and_then(|place| words.get(place))

@@ -381,9 +381,12 @@ impl Scanner {
         }
     }
 
-    /// The document is over: a number or word at its end is complete.
+    /// The document is over: a number or word at its end is complete. Inside of a container it broke off: digits may be
+    /// missing.
     pub fn finish<F: Copy>(&mut self, paths: &Paths<F>, visitor: &mut impl Visitor<F>) {
-        if let State::Scalar { .. } = self.state {
+        if let State::Scalar { .. } = self.state
+            && self.depth == 0
+        {
             self.end_scalar(paths, visitor);
         }
     }

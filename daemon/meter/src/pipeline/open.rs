@@ -269,7 +269,7 @@ impl Open {
         let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = answer {
-            usage = answer.usage(end == End::Complete);
+            usage = answer.usage(end);
             let facts = answer.facts();
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model.clone();

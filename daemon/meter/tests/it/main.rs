@@ -1,6 +1,7 @@
 //! What the meter promises, as laws and tables. No file of a recording is needed.
 
 mod answers;
+mod broken;
 mod dialects;
 mod facts;
 mod grpc;
