@@ -224,6 +224,8 @@ fn documented_requests_are_recognised() {
         ("ollama", "/api/embeddings", "embeddings ollama - +"),
         ("ollama", "/api/show", "models - -"),
         ("local", "/v1/chat/completions", "chat openai_chat - +!"),
+        ("local", "/completion", "text_completion model_server - +"),
+        ("local", "/generate", "text_completion model_server - +"),
         ("local", "/v1/score", "rerank embeddings - +"),
         ("databricks", "/serving-endpoints/dbrx/invocations", "chat openai_chat dbrx +"),
         ("databricks", "/serving-endpoints/chat/completions", "chat openai_chat - +!"),

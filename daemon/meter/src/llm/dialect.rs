@@ -8,8 +8,8 @@ use super::facts::{Counts, Field, Merge};
 use super::json::Paths;
 use super::request::Wanted;
 use super::{
-    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, mcp, ollama,
-    openai_chat, openai_responses,
+    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, mcp, model_server,
+    ollama, openai_chat, openai_responses,
 };
 use crate::exchange::Usage;
 
@@ -74,7 +74,7 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 21] = [
+pub static ALL: [&Dialect; 22] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -90,6 +90,7 @@ pub static ALL: [&Dialect; 21] = [
     &audio::DIALECT,
     &batches::DIALECT,
     &mcp::DIALECT,
+    &model_server::DIALECT,
     &grpc::XAI,
     &grpc::XAI_STREAM,
     &grpc::VERTEX,

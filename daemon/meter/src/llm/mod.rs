@@ -19,6 +19,7 @@ pub mod headers;
 pub mod images;
 pub mod json;
 pub mod mcp;
+pub mod model_server;
 pub mod names;
 pub mod ollama;
 pub mod openai_chat;

@@ -409,6 +409,37 @@ fn other_units() {
 }
 
 #[test]
+fn model_servers() {
+    // Named by a request that is telling, then on the same connection the server's own endpoint.
+    let check = |target: &str, reply: &str, expected: &str| {
+        let first = "POST /v1/completions HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: 2\r\n\r\n{}";
+        let own = format!(
+            "POST {target} HTTP/1.1\r\nHost: localhost:8080\r\nContent-Length: 13\r\n\r\n{{\"prompt\":\"\"}}"
+        );
+        let replies = [answer(200, "", b"{}"), answer(200, "", reply.as_bytes())].concat();
+        let outcome = call("", format!("{first}{own}").as_bytes(), &replies, &[usize::MAX]);
+        let exchange = outcome.exchanges.last().expect("two exchanges");
+        assert_eq!((&*exchange.provider, counts(exchange)), ("local", expected.to_owned()), "{reply}");
+    };
+    check(
+        "/completion",
+        r#"{"content":"x","stop":true,"tokens_evaluated":12,"tokens_predicted":3}"#,
+        "in=12 out=3",
+    );
+    check(
+        "/completion",
+        "data: {\"content\":\"x\",\"stop\":false,\"tokens_predicted\":1,\"tokens_evaluated\":12}\n\ndata: {\"content\":\"\",\"stop\":true,\"tokens_predicted\":3,\"tokens_evaluated\":12}\n\n",
+        "in=12 out=3",
+    );
+    check(
+        "/generate",
+        r#"{"text":"x","meta_info":{"finish_reason":{"type":"length","length":8},"prompt_tokens":6,"completion_tokens":8,"cached_tokens":5}}"#,
+        "in=6 out=8 read=5",
+    );
+    check("/generate", r#"{"generated_text":"x"}"#, "(not_reported)");
+}
+
+#[test]
 fn batches_and_their_tier() {
     check(
         "api.anthropic.com",
