@@ -97,7 +97,9 @@ fn render(mut rows: Vec<UsageRow>, by: &[GroupKey], bucketed: bool, look: Look) 
     });
     let headings: Vec<&str> = headings.iter().map(String::as_str).collect();
     let right: Vec<usize> = (names..headings.len()).collect();
-    table::plain(look, &headings, cells.collect(), &right)
+    // Of calls, input, cached, output, cost, eligible, no cost and errors those that a narrow terminal does without.
+    let dispensable = [0, 1, 3, 6, 5, 2, 7].map(|at| names + at);
+    table::of_cells(look, &headings, cells.collect(), &right, &dispensable)
 }
 
 #[cfg(test)]
@@ -145,6 +147,22 @@ FROM (UTC)           TEAM  MODEL   CALLS   INPUT  CACHED  OUTPUT   COST  ELIGIBL
 2026-03-01 13:00:00  shop  gpt-4o      3  12,000       -       -  $1.50         -        0       0
 ",
         );
+    }
+
+    #[test]
+    fn a_narrow_terminal_shows_fewer_sums_and_breaks_none() {
+        fn check(width: u16, expected: &str) {
+            let rows = vec![row("shop", 1, Some("1.500000000000"))];
+            let look = Look { width: Some(width), colour: false };
+            let text = render(rows, &[GroupKey::Team, GroupKey::Model], false, look);
+            assert_eq!(text.lines().next(), Some(expected), "{width}");
+            assert_eq!(text.lines().count(), 2, "{width}: {text}");
+        }
+        check(80, "TEAM  MODEL   CALLS   INPUT  CACHED  OUTPUT   COST  ELIGIBLE  NO COST  ERRORS");
+        check(72, "TEAM  MODEL   CALLS   INPUT  CACHED  OUTPUT   COST  ELIGIBLE  NO COST");
+        check(62, "TEAM  MODEL   CALLS   INPUT  OUTPUT   COST  ELIGIBLE  NO COST");
+        check(50, "TEAM  MODEL   CALLS   INPUT  OUTPUT   COST");
+        check(24, "TEAM  MODEL    COST");
     }
 
     #[test]

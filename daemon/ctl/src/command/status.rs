@@ -10,7 +10,7 @@ use crate::client::Client;
 use crate::command::outcome_of;
 use crate::failure::{Failure, Outcome};
 use crate::output::json::Object;
-use crate::output::{Look, Page, Tone, print, table, text};
+use crate::output::{Look, Page, Tone, print, text};
 
 /// Asks, prints, and ends with the node's state.
 pub(crate) async fn run(client: &Client, json: bool, now: Timestamp) -> Result<Outcome, Failure> {
@@ -178,24 +178,21 @@ pub(crate) fn degradations(page: &mut Page, degradations: &[Degradation]) {
         return;
     }
     page.heading("Limitations in force");
-    let rows = degradations
-        .iter()
-        .map(|one| {
-            vec![
-                text::name(&one.kind),
-                text::name(&one.severity),
-                text::name(&one.effect),
-                text::name(&one.remedy),
-                text::clock(one.since.as_ref()),
-            ]
-        })
-        .collect();
-    page.block(&table::plain(
-        page.look(),
-        &["WHAT", "SEVERITY", "EFFECT", "REMEDY", "SINCE (UTC)"],
-        rows,
-        &[],
-    ));
+    // Sentences in columns are read by nobody: a paragraph each.
+    for one in degradations {
+        let tone = if one.severity == "note" { Tone::Good } else { Tone::Doubtful };
+        let since = match &one.since {
+            Some(since) => format!(", since {} UTC", text::clock(Some(since))),
+            None => String::new(),
+        };
+        page.line(format!(
+            "{} ({}){since}",
+            page.toned(&text::name(&one.kind), tone),
+            text::name(&one.severity)
+        ));
+        page.line(format!("  {}", text::name(&one.effect)));
+        page.line(format!("  to do: {}", text::name(&one.remedy)));
+    }
 }
 
 fn losses(losses: &[Counter]) -> String {
@@ -348,7 +345,7 @@ pub(crate) mod tests {
                 kind: "replay".into(),
                 effect: "live traffic is not seen".into(),
                 remedy: "start as root".into(),
-                since: None,
+                since: node().started_at,
                 severity: "degraded".into(),
             }],
             ..node()
@@ -361,8 +358,9 @@ pub(crate) mod tests {
              coverage  2 captured, 1 metadata only, 0 dark\n\
              losses    none\n\
              \n\x1b[1mLimitations in force\x1b[0m\n\
-             WHAT    SEVERITY  EFFECT                    REMEDY         SINCE (UTC)\n\
-             replay  degraded  live traffic is not seen  start as root  -\n",
+             \x1b[33mreplay\x1b[0m (degraded), since 2026-03-01 12:00:00 UTC\n\
+             \x20 live traffic is not seen\n\
+             \x20 to do: start as root\n",
         );
     }
 

@@ -41,6 +41,33 @@ pub(crate) fn of<T>(look: Look, columns: &[Column<T>], rows: &[T]) -> String {
     plain(look, &headings, rows, &right)
 }
 
+/// A table of ready cells of which the columns in `dispensable` go, the last named first, until the rest fits; the
+/// columns in `right` stand right. For numbers: one that is broken over two lines is read as two.
+pub(crate) fn of_cells(
+    look: Look,
+    headings: &[&str],
+    rows: Vec<Vec<String>>,
+    right: &[usize],
+    dispensable: &[usize],
+) -> String {
+    let width = |at: usize| {
+        let cells = rows.iter().map(|row| row[at].chars().count());
+        cells.chain([headings[at].chars().count()]).max().unwrap_or(0) + usize::from(GAP)
+    };
+    let mut shown: Vec<usize> = (0..headings.len()).collect();
+    for victim in dispensable.iter().rev() {
+        let room = look.width.map_or(usize::MAX, |width| usize::from(width.saturating_add(GAP)));
+        if shown.iter().map(|&at| width(at)).sum::<usize>() <= room {
+            break;
+        }
+        shown.retain(|at| at != victim);
+    }
+    let headings: Vec<&str> = shown.iter().map(|&at| headings[at]).collect();
+    let right: Vec<usize> = (0..shown.len()).filter(|&at| right.contains(&shown[at])).collect();
+    let rows = rows.iter().map(|row| shown.iter().map(|&at| row[at].clone()).collect()).collect();
+    plain(look, &headings, rows, &right)
+}
+
 /// A table of ready cells; the columns in `right` stand right.
 pub(crate) fn plain(look: Look, headings: &[&str], rows: Vec<Vec<String>>, right: &[usize]) -> String {
     let mut table = Table::new();
