@@ -102,7 +102,7 @@ pub enum Reason {
     LateAttach,
     /// The request's head refers to parts of the HTTP/2 connection that were not seen. Usage may be known nevertheless.
     UndecodableHead,
-    /// The session was upgraded to a protocol that is not metered (WebSocket).
+    /// The session was upgraded to a protocol that is not metered.
     Upgraded,
     /// Neither HTTP/1.1 nor HTTP/2.
     NotHttp,

@@ -74,6 +74,9 @@ pub const MODEL_NAME_MAX: usize = JSON_TEXT_MAX;
 /// Bytes of any other name from the wire: tools have up to 128 (Anthropic), request ids up to 80.
 pub const WORD_MAX: usize = 128;
 
+/// Answers asked for or begun in one WebSocket session that have not ended; clients have one or two.
+pub const TURNS_MAX: usize = 16;
+
 /// Finish reasons kept of one exchange.
 pub const FINISH_REASONS_MAX: usize = 16;
 

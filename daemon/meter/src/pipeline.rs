@@ -3,6 +3,7 @@
 mod attempts;
 mod open;
 mod session;
+mod talk;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use memchr::memmem;
 
-use super::{End, Header, Key, RequestHead, ResponseHead, Sink, header};
+use super::{End, Header, Key, RequestHead, ResponseHead, Sink, header, ws};
 use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, Lease, PENDING_MAX, RESYNC_TAIL_MAX};
@@ -22,6 +22,15 @@ pub enum Next {
     Http1,
     /// From here on both directions carry something else.
     Upgraded,
+    /// From here on both directions are a WebSocket.
+    WebSocket {
+        /// Of the request that asked for it.
+        key: Key,
+        /// What both sides agreed on.
+        options: ws::Options,
+        /// Bytes at the end of the piece that belong to it.
+        rest: usize,
+    },
 }
 
 /// A request whose response has not ended.
@@ -277,10 +286,17 @@ impl Connection {
                 State::Head => {
                     let (used, next) = self.head(direction, bytes, budget, tally, sink);
                     bytes = bytes.get(used..).unwrap_or_default();
-                    if next == Next::Upgraded {
-                        tally.lost.add(Reason::Upgraded, bytes.len() as u64);
-                        self.upgrade(tally, sink);
-                        return Next::Upgraded;
+                    match next {
+                        Next::Http1 => {}
+                        Next::Upgraded => {
+                            tally.lost.add(Reason::Upgraded, bytes.len() as u64);
+                            self.upgrade(tally, sink);
+                            return Next::Upgraded;
+                        }
+                        Next::WebSocket { key, options, .. } => {
+                            self.finish(Some(Reason::Upgraded), tally, sink);
+                            return Next::WebSocket { key, options, rest: bytes.len() };
+                        }
                     }
                 }
                 State::Skip(_) => bytes = self.skip(direction, bytes, tally, sink),
@@ -535,6 +551,12 @@ impl Connection {
         }
         if let Some(key) = key {
             sink.response(key, &ResponseHead { status, headers, whole: true });
+        }
+        if status == 101
+            && let (Some(key), Some(options)) = (key, ws::Options::of(headers))
+            && sink.converse(key)
+        {
+            return Next::WebSocket { key, options, rest: 0 };
         }
         let tunnel = pending.is_some_and(|pending| pending.connect) && (200..300).contains(&status);
         if status == 101 || tunnel {

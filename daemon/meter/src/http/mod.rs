@@ -1,8 +1,8 @@
 //! HTTP as the meter sees it: messages of a session, in both directions, in whatever version they travel.
 //!
 //! A protocol turns pieces of two streams into calls of a [`Sink`]: a head begins a message under a key, data and end
-//! follow under the same key, in any interleaving. HTTP/1.1 is [`h1`]; a further protocol is a variant of [`Protocol`]
-//! and a file beside it. Nothing here knows what a body means.
+//! follow under the same key, in any interleaving. HTTP/1.1 is [`h1`], HTTP/2 [`h2`], WebSocket [`ws`]; a further
+//! protocol is a variant of [`Protocol`] and a file beside it. Nothing here knows what a body means.
 
 pub mod body;
 pub mod eventstream;
@@ -11,6 +11,7 @@ pub mod h1;
 pub mod h2;
 pub mod hpack;
 pub mod sse;
+pub mod ws;
 
 use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
@@ -83,6 +84,17 @@ pub trait Sink {
     fn response_end(&mut self, key: Key, end: End);
     /// Bytes came back that belong to no response head that was seen.
     fn orphan(&mut self, reason: Reason);
+    /// The request `key` was answered with a WebSocket: whether its messages are of interest. If not, the session went
+    /// over to another protocol.
+    fn converse(&mut self, _key: Key) -> bool {
+        false
+    }
+    /// A part of a message of the WebSocket `key`.
+    fn message(&mut self, _key: Key, _direction: Direction, _part: Piece<'_>) {}
+    /// The message is over.
+    fn message_end(&mut self, _key: Key, _direction: Direction) {}
+    /// The WebSocket is over.
+    fn hung_up(&mut self, _key: Key, _end: End) {}
     /// The session went over to another protocol.
     fn upgraded(&mut self);
 }
@@ -96,6 +108,8 @@ pub enum Protocol {
     Http1(Box<h1::Connection>),
     /// HTTP/2.
     Http2(Box<h2::Connection>),
+    /// A WebSocket.
+    WebSocket(Box<ws::Connection>),
     /// Nothing that is metered: every byte is lost for this reason.
     Unmetered(Reason),
 }
@@ -127,11 +141,24 @@ impl Protocol {
                 *self = Protocol::Http2(connection);
                 return None;
             }
-            Protocol::Http1(connection) => {
-                if connection.push(direction, piece, budget, tally, sink) == h1::Next::Upgraded {
+            Protocol::Http1(connection) => match connection.push(direction, piece, budget, tally, sink) {
+                h1::Next::Http1 => return None,
+                h1::Next::Upgraded => {
                     *self = Protocol::Unmetered(Reason::Upgraded);
                     return Some(Reason::Upgraded);
                 }
+                h1::Next::WebSocket { key, options, rest } => {
+                    let mut connection = Box::new(ws::Connection::new(key, options));
+                    if let Piece::Bytes(bytes) = piece {
+                        let begun = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
+                        connection.push(direction, Piece::Bytes(begun), budget, tally, sink);
+                    }
+                    *self = Protocol::WebSocket(connection);
+                    return None;
+                }
+            },
+            Protocol::WebSocket(connection) => {
+                connection.push(direction, piece, budget, tally, sink);
                 return None;
             }
             Protocol::Http2(connection) => {
@@ -186,6 +213,7 @@ impl Protocol {
         match self {
             Protocol::Http1(connection) => connection.finish(reason, tally, sink),
             Protocol::Http2(connection) => connection.finish(reason, tally, sink),
+            Protocol::WebSocket(connection) => connection.finish(reason, tally, sink),
             Protocol::Unmetered(_) => {}
             Protocol::Unknown(detect) => {
                 tally.lost.add(reason.unwrap_or(Reason::NotHttp), detect.held.len() as u64);

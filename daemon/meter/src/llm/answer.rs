@@ -101,7 +101,7 @@ impl Answer {
         Answer {
             dialect,
             form: match dialect.wire {
-                Wire::Text => Form::Unknown,
+                Wire::Text | Wire::Session(_) => Form::Unknown,
                 Wire::Protobuf { .. } => Form::Protobuf(Box::default()),
             },
             scanner: Scanner::default(),

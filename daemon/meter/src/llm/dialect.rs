@@ -8,8 +8,8 @@ use super::facts::{Counts, Field, Merge};
 use super::json::Paths;
 use super::request::Wanted;
 use super::{
-    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, mcp, model_server,
-    ollama, openai_chat, openai_responses,
+    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, live, mcp,
+    model_server, ollama, openai_chat, openai_responses,
 };
 use crate::exchange::Usage;
 
@@ -43,6 +43,8 @@ pub enum Wire {
         /// Whether several messages answer.
         streamed: bool,
     },
+    /// JSON messages of a WebSocket, with many answers in one session.
+    Session(&'static live::Turns),
 }
 
 impl std::fmt::Debug for Dialect {
@@ -74,7 +76,7 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 22] = [
+pub static ALL: [&Dialect; 24] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -97,6 +99,8 @@ pub static ALL: [&Dialect; 22] = [
     &grpc::VERTEX_STREAM,
     &grpc::GEMINI,
     &grpc::GEMINI_STREAM,
+    &live::OPENAI,
+    &live::GEMINI,
 ];
 
 /// The dialect of this name.

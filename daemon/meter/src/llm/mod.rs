@@ -18,6 +18,7 @@ pub mod grpc;
 pub mod headers;
 pub mod images;
 pub mod json;
+pub mod live;
 pub mod mcp;
 pub mod model_server;
 pub mod names;

@@ -142,7 +142,7 @@ fn usage(counts: &Counts) -> Usage {
 }
 
 /// Output with reasoning, by the provider's own arithmetic.
-fn with_reasoning(
+pub(super) fn with_reasoning(
     input: Option<u64>,
     output: Option<u64>,
     total: Option<u64>,

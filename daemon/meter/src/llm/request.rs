@@ -114,7 +114,8 @@ enum Sniffed {
 impl Reader {
     /// A reader of requests in `dialect`.
     pub fn new(dialect: Option<&'static Dialect>) -> Reader {
-        let protobuf = dialect.filter(|dialect| dialect.wire != Wire::Text).map(|_| Box::default());
+        let protobuf =
+            dialect.filter(|dialect| matches!(dialect.wire, Wire::Protobuf { .. })).map(|_| Box::default());
         Reader { protobuf, ..Reader::default() }
     }
 

@@ -1,6 +1,7 @@
 //! An exchange in progress: what its request and response said so far, and what is made of it at the end.
 
 use super::attempts::Attempt;
+use super::talk::Talk;
 use crate::directory::Operation;
 use crate::exchange::{Exchange, ProviderError, Reason, ToolUse, Usage};
 use crate::flow::Piece;
@@ -11,6 +12,7 @@ use crate::limits::{Budget, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Count;
+use crate::llm::live;
 use crate::llm::request::{Reader, Shape};
 use crate::llm::{anthropic_messages, bedrock, gemini, mcp, openai_chat};
 use crate::time::Moment;
@@ -96,6 +98,13 @@ impl Open {
 
     pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
         &mut self.exchange
+    }
+
+    /// The upgrade to a WebSocket, if its dialect is spoken there.
+    pub(super) fn into_talk(self) -> Result<Talk, Box<Open>> {
+        let Some(spoken) = self.dialect.and_then(live::spoken) else { return Err(Box::new(self)) };
+        let Open { key, exchange, _lease: lease, .. } = self;
+        Ok(Talk::new(key, Exchange { reason: None, ..exchange }, spoken, lease))
     }
 
     /// Whether nothing more is to come.

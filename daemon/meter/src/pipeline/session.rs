@@ -6,6 +6,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use super::open::Open;
+use super::talk::Talk;
 use super::{HostEvidence, SessionVerdict, Shared};
 use crate::attribution::attribute;
 use crate::directory::Operation;
@@ -15,6 +16,7 @@ use crate::exchange::{
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
 use crate::limits::EXCHANGE_BYTES;
+use crate::llm::dialect::{Dialect, Wire};
 use crate::llm::{headers, mcp, names};
 use crate::loss::Tally;
 use crate::time::Moment;
@@ -61,6 +63,8 @@ struct Exchanges {
     ordinal: u32,
     #[expect(clippy::vec_box, reason = "what it holds of a body is not copied when the list changes")]
     open: Vec<Box<Open>>,
+    /// What is spoken over a WebSocket, and its place in the session.
+    talk: Option<Box<Talk>>,
     made: Made,
 }
 
@@ -86,6 +90,7 @@ impl Session {
                 naming: Naming::Unknown,
                 ordinal: 0,
                 open: Vec::new(),
+                talk: None,
                 made: Made::default(),
             },
         }
@@ -289,6 +294,12 @@ impl Exchanges {
     }
 }
 
+/// The value of the parameter `name` in the query of a request target, percent-encoded as it came.
+fn query<'a>(target: &'a str, name: &str) -> Option<&'a str> {
+    let (_, query) = target.split_once('?')?;
+    query.split('&').find_map(|pair| pair.strip_prefix(name)?.strip_prefix('='))
+}
+
 /// The provider's name for a host that only its paths give away.
 fn unnamed(host: &str) -> &'static str {
     let local = host == "localhost"
@@ -431,6 +442,15 @@ impl Sink for Meter<'_> {
             let decoded: Cow<'_, [u8]> = percent_decode_str(model).into();
             names::model(&decoded).at(Place::RequestedModel, &mut exchange.withheld).map(Into::into)
         });
+        if exchange.requested_model.is_none()
+            && matches!(operation.dialect, Some(Dialect { wire: Wire::Session(_), .. }))
+        {
+            let model = query(head.target, "model").or_else(|| query(head.target, "deployment"));
+            let model = model.map(|model| Cow::from(percent_decode_str(model)));
+            exchange.requested_model = model.and_then(|model| {
+                names::model(&model).at(Place::RequestedModel, &mut exchange.withheld).map(Into::into)
+            });
+        }
         headers::of_request(head.headers, &mut exchange);
         exchange.api_key_fingerprint = self.fingerprint(head.headers, head.target);
         exchange.request_bytes = Some(0);
@@ -509,6 +529,41 @@ impl Sink for Meter<'_> {
         if let Naming::Provider(_) = self.state.naming {
             let exchange = self.state.blank(self.now);
             self.state.made.exchanges.push(Exchange { reason: Some(reason), ..exchange });
+        }
+    }
+
+    fn converse(&mut self, key: Key) -> bool {
+        let Some(at) = self.state.open.iter().position(|open| open.key == key) else { return false };
+        match self.state.open.remove(at).into_talk() {
+            Ok(talk) => {
+                self.state.talk = Some(Box::new(talk));
+                true
+            }
+            Err(open) => {
+                self.state.open.insert(at, open);
+                false
+            }
+        }
+    }
+
+    fn message(&mut self, key: Key, direction: Direction, part: Piece<'_>) {
+        if let Some(talk) = self.state.talk.as_mut().filter(|talk| talk.key == key) {
+            talk.message(direction, part);
+        }
+    }
+
+    fn message_end(&mut self, key: Key, direction: Direction) {
+        let now = self.now;
+        let Exchanges { talk, made, ordinal, .. } = &mut *self.state;
+        if let Some(talk) = talk.as_mut().filter(|talk| talk.key == key) {
+            made.exchanges.extend(talk.message_end(direction, now, ordinal));
+        }
+    }
+
+    fn hung_up(&mut self, key: Key, end: End) {
+        if let Some(mut talk) = self.state.talk.take_if(|talk| talk.key == key) {
+            let told = talk.hung_up(end, self.now, &mut self.state.ordinal);
+            self.state.made.exchanges.extend(told);
         }
     }
 

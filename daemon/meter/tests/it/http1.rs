@@ -168,7 +168,7 @@ fn messages_are_framed_and_paired() {
             "upgraded",
             vec![
                 Do::Sent(text(
-                    "GET /v1/realtime HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\r\n",
+                    "GET /v1/other HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\r\n",
                 )),
                 Do::Received(text("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\nxxxx")),
                 Do::Sent(text("yyyyy")),

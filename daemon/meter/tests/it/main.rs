@@ -12,3 +12,4 @@ mod laws;
 mod operations;
 mod replay;
 mod sessions;
+mod websocket;

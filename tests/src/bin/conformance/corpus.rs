@@ -27,6 +27,8 @@ pub(crate) struct Line {
     pub(crate) response_body: Vec<u8>,
     /// Response body as it travelled, where it was kept.
     pub(crate) wire_body: Option<Vec<u8>>,
+    /// Messages of a WebSocket, in order; true if the client sent it.
+    pub(crate) frames: Vec<(bool, String)>,
     /// Something in it was replaced.
     pub(crate) scrubbed: bool,
     /// What is expected, where it is known.
@@ -53,6 +55,12 @@ impl Line {
                 Some(text) => Some(base64(text.as_str().unwrap_or(""))?),
                 None => None,
             },
+            frames: value["frames"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .map(|frame| (frame["dir"] == "sent", string(&frame["text"])))
+                .collect(),
             scrubbed: value["scrubbed"] == Value::Bool(true),
             expected: value.get("expected").cloned(),
         })

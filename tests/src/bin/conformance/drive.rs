@@ -32,24 +32,45 @@ impl Seen {
         }
     }
 
-    /// The object of the report: absent where unknown.
+    /// The answers of a session; what was transcribed beside them is none.
+    pub(crate) fn answers(&self) -> impl Iterator<Item = &Exchange> {
+        self.exchanges.iter().filter(|exchange| exchange.operation != "transcription")
+    }
+
+    /// The object of the report: absent where unknown. The answers of a session are summed.
     pub(crate) fn to_json(&self, id: &str, rendering: &str) -> Value {
         let mut object = Map::new();
         object.insert("id".into(), id.into());
         object.insert("rendering".into(), rendering.into());
-        if let Some(exchange) = self.exchange() {
+        if let Some(exchange) = self.exchange().or_else(|| self.answers().next()) {
             object.insert("provider".into(), exchange.provider.as_ref().into());
             object.insert("operation".into(), exchange.operation.into());
             put(&mut object, "model", model(exchange).map(Value::from));
             put(&mut object, "requested_model", exchange.requested_model.as_deref().map(Value::from));
             put(&mut object, "streaming", exchange.streaming.map(Value::from));
-            let usage = usage(exchange);
+            let usage = self.exchange().map_or_else(|| self.sum(), usage);
             if !usage.is_empty() {
                 object.insert("usage".into(), Value::Object(usage));
             }
             put(&mut object, "reason", exchange.reason.map(|reason| json!(reason.as_str())));
         }
         Value::Object(object)
+    }
+
+    /// Counts of all answers of a session together; a class that one of them does not have is not known.
+    fn sum(&self) -> Map<String, Value> {
+        let mut all = self.answers().map(usage);
+        let first = all.next().unwrap_or_default();
+        all.fold(first, |mut sum, usage| {
+            let both = |name: &String| Some(sum.get(name)?.as_u64()? + usage.get(name)?.as_u64()?);
+            let names: Vec<(String, Option<u64>)> =
+                sum.keys().map(|name| (name.clone(), both(name))).collect();
+            sum = Map::new();
+            for (name, count) in names {
+                put(&mut sum, &name, count.map(Value::from));
+            }
+            sum
+        })
     }
 }
 
@@ -118,13 +139,11 @@ pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
     };
     pipeline.handle(Input::Opened { session, process, workload, host: None, joined_late: false }, tick());
     let mut ends = [0, 0];
-    for (end, (direction, stream)) in
-        ends.iter_mut().zip([(Direction::Sent, &pieces.sent), (Direction::Received, &pieces.received)])
-    {
-        for bytes in stream {
-            pipeline.handle(Input::Chunk { session, direction, offset: *end, bytes }, tick());
-            *end += bytes.len() as u64;
-        }
+    for (direction, bytes) in pieces {
+        let [sent, received] = &mut ends;
+        let end = if *direction == Direction::Sent { sent } else { received };
+        pipeline.handle(Input::Chunk { session, direction: *direction, offset: *end, bytes }, tick());
+        *end += bytes.len() as u64;
     }
     let [sent, received] = ends;
     pipeline.handle(Input::Closed { session, sent, received }, tick());

@@ -1,13 +1,15 @@
 //! Runs recorded exchanges through the whole pure pipeline, as they would travel, and compares what it says of them.
 //!
 //! Input: one JSON object per line, gzip or not, with or without `expected`. Each is rendered as HTTP/1.1 in one piece
-//! (`h1`) and cut at random places, always the same ones (`h1-cut`), and as HTTP/2 (`h2`, `h2-cut`). Exit status: 0 all as expected, 1 a mismatch,
+//! (`h1`) and cut at random places, always the same ones (`h1-cut`), and as HTTP/2 (`h2`, `h2-cut`); what was recorded
+//! over a WebSocket or gRPC travels so (`ws`, `ws-cut`, `grpc`, `grpc-cut`). Exit status: 0 all as expected, 1 a mismatch,
 //! 2 usage.
 
 mod compare;
 mod corpus;
 mod drive;
 mod render;
+mod websocket;
 
 use std::collections::BTreeMap;
 use std::fs::File;

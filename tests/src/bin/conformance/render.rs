@@ -1,37 +1,31 @@
 //! A recorded exchange as bytes on a connection: framing is made here, bodies are as recorded.
 
+use meter::pipeline::Direction::{self, Received, Sent};
+
 use crate::corpus::Line;
 
 /// Pieces of both directions, in the order in which a process sees them.
-pub(crate) struct Pieces {
-    /// What the process writes, in pieces.
-    pub(crate) sent: Vec<Vec<u8>>,
-    /// What it reads, in pieces.
-    pub(crate) received: Vec<Vec<u8>>,
-}
+pub(crate) type Pieces = Vec<(Direction, Vec<u8>)>;
 
 /// Every rendering of `line` that is built; `None` for one that is not.
 pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     match line.protocol.as_str() {
-        "websocket" => return vec![("ws", None), ("ws-cut", None)],
+        "websocket" => return crate::websocket::renderings(line),
         "grpc" => return grpc(line),
         _ => {}
     }
     let (sent, received) = (request(line), response(line));
     let mut random = Random::new(&line.id);
-    let cut = Pieces { sent: random.cut(&sent), received: random.cut(&received) };
+    let whole = vec![(Sent, sent), (Received, received)];
+    let cut = cut_all(&mut random, &whole);
     let (sent2, received2) = (frames(&mut random, &request_fields(line), &line.request_body, &[], true), {
         let body =
             if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
         frames(&mut random, &response_fields(line), body, &[], false)
     });
-    let cut2 = Pieces { sent: random.cut(&sent2), received: random.cut(&received2) };
-    vec![
-        ("h1", Some(Pieces { sent: vec![sent], received: vec![received] })),
-        ("h1-cut", Some(cut)),
-        ("h2", Some(Pieces { sent: vec![sent2], received: vec![received2] })),
-        ("h2-cut", Some(cut2)),
-    ]
+    let whole2 = vec![(Sent, sent2), (Received, received2)];
+    let cut2 = cut_all(&mut random, &whole2);
+    vec![("h1", Some(whole)), ("h1-cut", Some(cut)), ("h2", Some(whole2)), ("h2-cut", Some(cut2))]
 }
 
 /// gRPC: HTTP/2 with trailers.
@@ -40,8 +34,9 @@ fn grpc(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     let sent = frames(&mut random, &request_fields(line), &line.request_body, &[], true);
     let trailers = [("grpc-status".to_owned(), "0".to_owned())];
     let received = frames(&mut random, &response_fields(line), &line.response_body, &trailers, false);
-    let cut = Pieces { sent: random.cut(&sent), received: random.cut(&received) };
-    vec![("grpc", Some(Pieces { sent: vec![sent], received: vec![received] })), ("grpc-cut", Some(cut))]
+    let whole = vec![(Sent, sent), (Received, received)];
+    let cut = cut_all(&mut random, &whole);
+    vec![("grpc", Some(whole)), ("grpc-cut", Some(cut))]
 }
 
 /// Scheme, authority and target of the URL.
@@ -238,11 +233,19 @@ fn integer(bytes: &mut Vec<u8>, prefix: u32, value: usize) {
     bytes.push(u8::try_from(rest).unwrap_or(0));
 }
 
+/// The same pieces, each cut into many.
+pub(crate) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
+    let cut = |(direction, bytes): &(Direction, Vec<u8>)| {
+        random.cut(bytes).into_iter().map(|piece| (*direction, piece)).collect::<Pieces>()
+    };
+    pieces.iter().flat_map(cut).collect()
+}
+
 /// Numbers that depend on the exchange's id alone (xorshift).
-struct Random(u64);
+pub(crate) struct Random(u64);
 
 impl Random {
-    fn new(id: &str) -> Random {
+    pub(crate) fn new(id: &str) -> Random {
         // FNV-1a; never 0.
         let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -250,7 +253,7 @@ impl Random {
         Random(hash | 1)
     }
 
-    fn below(&mut self, end: usize) -> usize {
+    pub(crate) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -1,0 +1,489 @@
+//! WebSocket (RFC 6455) with `permessage-deflate` (RFC 7692), as both sides of an upgraded HTTP/1.1 connection speak it.
+//!
+//! The parts of a message come as they pass, unmasked and inflated; control frames are passed over. A hole inside a
+//! frame's payload leaves the frames in step. Any other loses the place until a piece is nothing but frames. An inflater
+//! that keeps its window from message to message cannot go on after a hole.
+
+use flate2::{Decompress, FlushDecompress, Status};
+
+use super::{End, Header, Key, Sink, header};
+use crate::exchange::Reason;
+use crate::flow::{Direction, Piece};
+use crate::limits::{Budget, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease};
+use crate::loss::Tally;
+
+const CONTINUATION: u8 = 0;
+const TEXT: u8 = 1;
+const BINARY: u8 = 2;
+const CLOSE: u8 = 8;
+const PONG: u8 = 10;
+
+/// Head of a frame: two bytes, eight of length, four of mask.
+const HEAD_MAX: usize = 14;
+
+/// Payload of a control frame (RFC 6455, 5.5).
+const CONTROL_MAX: u64 = 125;
+
+/// What ends the deflated data of a message and is not sent (RFC 7692, 7.2.1).
+const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
+
+/// What the handshake agreed on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Options {
+    /// `permessage-deflate`.
+    deflate: bool,
+    /// The client's and the server's window begin anew with each message.
+    fresh: [bool; 2],
+}
+
+impl Options {
+    /// What the response that switches protocols agrees to; `None` if not to a WebSocket.
+    pub fn of(headers: &[Header<'_>]) -> Option<Options> {
+        header(headers, "upgrade").filter(|to| to.eq_ignore_ascii_case("websocket"))?;
+        let extensions = header(headers, "sec-websocket-extensions").unwrap_or("");
+        let mut parameters = extensions.split(',').next().unwrap_or("").split(';').map(str::trim);
+        let deflate = parameters.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate"));
+        let mut options = Options { deflate, fresh: [false; 2] };
+        for parameter in parameters {
+            // An inflater with the largest window reads what a smaller one wrote.
+            match parameter.to_ascii_lowercase().as_str() {
+                "client_no_context_takeover" => options.fresh[0] = true,
+                "server_no_context_takeover" => options.fresh[1] = true,
+                _ => {}
+            }
+        }
+        Some(options)
+    }
+}
+
+/// One connection after its handshake.
+#[derive(Debug)]
+pub struct Connection {
+    key: Key,
+    sent: Half,
+    received: Half,
+}
+
+/// One direction.
+#[derive(Debug)]
+struct Half {
+    direction: Direction,
+    deflate: bool,
+    /// Its window begins anew with each message.
+    fresh: bool,
+    state: State,
+    /// An incomplete frame head.
+    head: [u8; HEAD_MAX],
+    held: usize,
+    message: Option<Message>,
+    inflater: Option<Box<Inflater>>,
+    /// Nothing more can be inflated.
+    undecodable: Option<Reason>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// Before a frame, or in its head.
+    Head,
+    /// In the payload of a frame.
+    Payload { left: u64, mask: [u8; 4], at: u8, data: bool, last: bool },
+    /// The place is lost.
+    Skip(Reason),
+}
+
+/// A message of which not all frames are over.
+#[derive(Clone, Copy, Debug)]
+struct Message {
+    deflated: bool,
+}
+
+/// An inflater that lives as long as its window is needed.
+struct Inflater {
+    state: Decompress,
+    taken: u64,
+    given: u64,
+    /// The data says that it is over; what follows begins anew.
+    ended: bool,
+    _lease: Lease,
+}
+
+impl std::fmt::Debug for Inflater {
+    /// Its counts only: the window holds content.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inflater").field("taken", &self.taken).finish_non_exhaustive()
+    }
+}
+
+/// The head of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct FrameHead {
+    last: bool,
+    deflated: bool,
+    kind: u8,
+    mask: Option<[u8; 4]>,
+    length: u64,
+    /// Bytes of the head itself.
+    size: usize,
+}
+
+/// What the first bytes of a frame say.
+enum Read {
+    /// Its head is not whole.
+    More,
+    Frame(FrameHead),
+    /// No frame begins so.
+    Wrong,
+}
+
+impl Connection {
+    /// A connection that begins. The messages belong to the upgrade `key`.
+    pub fn new(key: Key, options: Options) -> Connection {
+        let [client, server] = options.fresh;
+        let half = |direction, fresh| Half {
+            direction,
+            deflate: options.deflate,
+            fresh,
+            state: State::Head,
+            head: [0; HEAD_MAX],
+            held: 0,
+            message: None,
+            inflater: None,
+            undecodable: None,
+        };
+        Connection { key, sent: half(Direction::Sent, client), received: half(Direction::Received, server) }
+    }
+
+    /// Takes the next piece of a direction; `tally.seen` counts it already.
+    pub fn push(
+        &mut self,
+        direction: Direction,
+        piece: Piece<'_>,
+        budget: &Budget,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) {
+        let half = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
+        };
+        match piece {
+            Piece::Gap(0) => {}
+            Piece::Gap(bytes) => half.gap(self.key, bytes, tally, sink),
+            Piece::Bytes(bytes) => half.bytes(self.key, bytes, budget, tally, sink),
+        }
+    }
+
+    /// The connection is over, or given up for `reason`.
+    pub fn finish(&mut self, reason: Option<Reason>, tally: &mut Tally, sink: &mut impl Sink) {
+        for half in [&mut self.sent, &mut self.received] {
+            tally.lost.add(reason.unwrap_or(Reason::Interrupted), half.held as u64);
+            half.held = 0;
+        }
+        sink.hung_up(self.key, reason.map_or(End::WithConnection, End::Cut));
+    }
+}
+
+impl Half {
+    fn gap(&mut self, key: Key, bytes: u64, tally: &mut Tally, sink: &mut impl Sink) {
+        tally.lost.add(Reason::Gap, bytes);
+        match &mut self.state {
+            State::Payload { left, at, data, last, .. } if bytes <= *left => {
+                *left -= bytes;
+                *at = ((u64::from(*at) + bytes) % 4) as u8;
+                let (over, data, last) = (*left == 0, *data, *last);
+                if data {
+                    self.message_lost(key, bytes, sink);
+                }
+                if over {
+                    self.frame_over(key, data, last, sink);
+                }
+            }
+            State::Skip(_) => sink.message(key, self.direction, Piece::Gap(bytes)),
+            State::Head | State::Payload { .. } => self.lose_place(key, Reason::Gap, bytes, tally, sink),
+        }
+    }
+
+    /// Bytes of the message in progress are missing: a window that is kept does not fit what follows.
+    fn message_lost(&mut self, key: Key, bytes: u64, sink: &mut impl Sink) {
+        if self.message.is_some_and(|message| message.deflated) {
+            self.inflater = None;
+            if !self.fresh {
+                self.undecodable = Some(Reason::Gap);
+            }
+        }
+        sink.message(key, self.direction, Piece::Gap(bytes));
+    }
+
+    fn lose_place(&mut self, key: Key, reason: Reason, bytes: u64, tally: &mut Tally, sink: &mut impl Sink) {
+        tally.lost.add(reason, self.held as u64);
+        self.held = 0;
+        self.message = Some(Message { deflated: self.deflate });
+        self.message_lost(key, bytes, sink);
+        self.message = None;
+        self.state = State::Skip(reason);
+    }
+
+    fn bytes(
+        &mut self,
+        key: Key,
+        mut bytes: &[u8],
+        budget: &Budget,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) {
+        if let State::Skip(reason) = self.state {
+            if !self.is_nothing_but_frames(bytes) {
+                tally.lost.add(reason, bytes.len() as u64);
+                return sink.message(key, self.direction, Piece::Gap(bytes.len() as u64));
+            }
+            // The message in which the place was lost is over with what is missing.
+            sink.message_end(key, self.direction);
+            self.state = State::Head;
+        }
+        while !bytes.is_empty() {
+            match self.state {
+                State::Head => {
+                    if let Some(slot) = self.head.get_mut(self.held) {
+                        *slot = bytes.first().copied().unwrap_or(0);
+                        self.held += 1;
+                    }
+                    bytes = bytes.get(1..).unwrap_or_default();
+                    match FrameHead::read(self.head.get(..self.held).unwrap_or_default()) {
+                        Read::More => {}
+                        Read::Frame(frame) if self.begin(&frame) => {
+                            tally.metered = tally.metered.saturating_add(frame.size as u64);
+                            self.held = 0;
+                            if frame.length == 0 {
+                                self.frame_over(key, frame.kind < CLOSE, frame.last, sink);
+                            }
+                        }
+                        Read::Frame(_) | Read::Wrong => {
+                            tally.lost.add(Reason::NotHttp, bytes.len() as u64);
+                            let lost = bytes.len() as u64;
+                            return self.lose_place(key, Reason::NotHttp, lost, tally, sink);
+                        }
+                    }
+                }
+                State::Payload { left, mask, at, data, last } => {
+                    let here = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
+                    let (part, rest) = bytes.split_at(here);
+                    bytes = rest;
+                    tally.metered = tally.metered.saturating_add(here as u64);
+                    let left = left - here as u64;
+                    let next = ((usize::from(at) + here) % 4) as u8;
+                    self.state = State::Payload { left, mask, at: next, data, last };
+                    if data {
+                        self.payload(key, part, mask, at, budget, sink);
+                    }
+                    if left == 0 {
+                        self.frame_over(key, data, last, sink);
+                    }
+                }
+                State::Skip(reason) => {
+                    tally.lost.add(reason, bytes.len() as u64);
+                    return;
+                }
+            }
+        }
+    }
+
+    /// A frame begins; false if it may not stand here.
+    fn begin(&mut self, frame: &FrameHead) -> bool {
+        let FrameHead { last, deflated, kind, mask, length, .. } = *frame;
+        // Whatever a client sends is masked, whatever a server sends is not (RFC 6455, 5.1).
+        let masked = mask.is_some() == (self.direction == Direction::Sent);
+        let control = kind >= CLOSE;
+        let fits = match (kind, self.message) {
+            _ if control => last && length <= CONTROL_MAX && !deflated,
+            (CONTINUATION, Some(_)) => !deflated,
+            (TEXT | BINARY, None) => self.deflate || !deflated,
+            _ => false,
+        };
+        if !masked || !fits {
+            return false;
+        }
+        if matches!(kind, TEXT | BINARY) {
+            self.message = Some(Message { deflated });
+        }
+        self.state =
+            State::Payload { left: length, mask: mask.unwrap_or_default(), at: 0, data: !control, last };
+        true
+    }
+
+    /// A part of a message's payload, still masked and deflated.
+    fn payload(
+        &mut self,
+        key: Key,
+        part: &[u8],
+        mask: [u8; 4],
+        at: u8,
+        budget: &Budget,
+        sink: &mut impl Sink,
+    ) {
+        if mask == [0; 4] {
+            return self.unmasked(key, part, budget, sink);
+        }
+        let mut buffer = [0; 512];
+        let mut masks = mask.iter().cycle().skip(usize::from(at));
+        for piece in part.chunks(buffer.len()) {
+            for ((slot, byte), mask) in buffer.iter_mut().zip(piece).zip(&mut masks) {
+                *slot = byte ^ mask;
+            }
+            self.unmasked(key, buffer.get(..piece.len()).unwrap_or_default(), budget, sink);
+        }
+        zeroize::Zeroize::zeroize(&mut buffer);
+    }
+
+    fn unmasked(&mut self, key: Key, part: &[u8], budget: &Budget, sink: &mut impl Sink) {
+        if !self.message.is_some_and(|message| message.deflated) {
+            return sink.message(key, self.direction, Piece::Bytes(part));
+        }
+        if self.inflater.is_none() && self.undecodable.is_none() {
+            self.inflater = Inflater::new(budget).map(Box::new);
+            if self.inflater.is_none() {
+                self.undecodable = Some(Reason::LimitReached);
+            }
+        }
+        let direction = self.direction;
+        let inflated = match &mut self.inflater {
+            Some(inflater) => {
+                inflater.push(part, &mut |part| sink.message(key, direction, Piece::Bytes(part)))
+            }
+            None => Err(Reason::Undecodable),
+        };
+        if let Err(reason) = inflated {
+            self.undecodable.get_or_insert(reason);
+            self.inflater = None;
+            sink.message(key, direction, Piece::Gap(part.len() as u64));
+        }
+    }
+
+    fn frame_over(&mut self, key: Key, data: bool, last: bool, sink: &mut impl Sink) {
+        self.state = State::Head;
+        if !(data && last) {
+            return;
+        }
+        let deflated = self.message.take().is_some_and(|message| message.deflated);
+        let direction = self.direction;
+        if let (true, Some(inflater)) = (deflated, &mut self.inflater) {
+            let end = inflater.push(&TAIL, &mut |part| sink.message(key, direction, Piece::Bytes(part)));
+            if let Err(reason) = end {
+                self.undecodable.get_or_insert(reason);
+                sink.message(key, direction, Piece::Gap(0));
+            }
+            if self.fresh || inflater.ended || end.is_err() {
+                self.inflater = None;
+            }
+        }
+        // A window that begins anew makes the next message readable again.
+        if deflated && self.fresh {
+            self.undecodable = None;
+        }
+        sink.message_end(key, direction);
+    }
+
+    /// Whether `bytes` can be nothing but frames of this direction: heads follow each other where the lengths say, to the
+    /// end exactly, or into a text that begins like JSON.
+    fn is_nothing_but_frames(&self, mut bytes: &[u8]) -> bool {
+        let mut frames = 0;
+        while !bytes.is_empty() {
+            let Read::Frame(frame) = FrameHead::read(bytes) else { return false };
+            let masked = frame.mask.is_some() == (self.direction == Direction::Sent);
+            let control = frame.kind >= CLOSE;
+            let lawful = masked
+                && (!frame.deflated || (self.deflate && matches!(frame.kind, TEXT | BINARY)))
+                && (!control || (frame.last && frame.length <= CONTROL_MAX))
+                // The middle of a message says nothing without its beginning.
+                && (frames > 0 || frame.kind != CONTINUATION);
+            if !lawful {
+                return false;
+            }
+            frames += 1;
+            let payload = bytes.get(frame.size..).unwrap_or_default();
+            match usize::try_from(frame.length).ok().and_then(|length| payload.get(length..)) {
+                Some(rest) => bytes = rest,
+                None => {
+                    let [mask, ..] = frame.mask.unwrap_or_default();
+                    let json = payload.first().is_some_and(|byte| matches!(byte ^ mask, b'{' | b'['));
+                    return frame.kind == TEXT && !frame.deflated && json;
+                }
+            }
+        }
+        frames > 0
+    }
+}
+
+impl FrameHead {
+    fn read(bytes: &[u8]) -> Read {
+        let [first, second, rest @ ..] = bytes else { return Read::More };
+        let kind = first & 0x0f;
+        // The bits of extensions that are not known, and kinds that are not.
+        if first & 0x30 != 0 || !matches!(kind, CONTINUATION..=BINARY | CLOSE..=PONG) {
+            return Read::Wrong;
+        }
+        let (length, after) = match (second & 0x7f, rest) {
+            (126, [a, b, after @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), after),
+            (127, [a, b, c, d, e, f, g, h, after @ ..]) => {
+                (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), after)
+            }
+            (126 | 127, _) => return Read::More,
+            (short, after) => (u64::from(short), after),
+        };
+        // The shortest form is the only one, and no length has its highest bit.
+        let lawful = match second & 0x7f {
+            126 => length > 125,
+            127 => length > 0xffff && length >> 63 == 0,
+            _ => true,
+        };
+        if !lawful {
+            return Read::Wrong;
+        }
+        let mut size = bytes.len() - after.len();
+        let mask = match (second & 0x80, after) {
+            (0, _) => None,
+            (_, [a, b, c, d, ..]) => {
+                size += 4;
+                Some([*a, *b, *c, *d])
+            }
+            _ => return Read::More,
+        };
+        Read::Frame(FrameHead {
+            last: first & 0x80 != 0,
+            deflated: first & 0x40 != 0,
+            kind,
+            mask,
+            length,
+            size,
+        })
+    }
+}
+
+impl Inflater {
+    fn new(budget: &Budget) -> Option<Inflater> {
+        let lease = budget.lease(INFLATE_BYTES)?;
+        Some(Inflater { state: Decompress::new(false), taken: 0, given: 0, ended: false, _lease: lease })
+    }
+
+    fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
+        let mut buffer = [0; DECODE_BUFFER];
+        self.taken = self.taken.saturating_add(bytes.len() as u64);
+        while !self.ended {
+            let (before_in, before_out) = (self.state.total_in(), self.state.total_out());
+            let status = self.state.decompress(bytes, &mut buffer, FlushDecompress::Sync);
+            let status = status.map_err(|_| Reason::Undecodable)?;
+            let used = usize::try_from(self.state.total_in() - before_in).unwrap_or(bytes.len());
+            let made = usize::try_from(self.state.total_out() - before_out).unwrap_or(0);
+            bytes = bytes.get(used..).unwrap_or_default();
+            self.given = self.given.saturating_add(made as u64);
+            if self.given > EXPANSION_FLOOR && self.given / EXPANSION_RATIO_MAX > self.taken {
+                return Err(Reason::LimitReached);
+            }
+            out(buffer.get(..made).unwrap_or_default());
+            self.ended = status == Status::StreamEnd;
+            if made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+}
