@@ -65,7 +65,6 @@ pub struct Connection {
 }
 
 /// One direction.
-#[derive(Debug)]
 struct Half {
     direction: Direction,
     deflate: bool,
@@ -81,7 +80,7 @@ struct Half {
     undecodable: Option<Reason>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
     /// Before a frame, or in its head.
     Head,
@@ -114,8 +113,17 @@ impl std::fmt::Debug for Inflater {
     }
 }
 
+impl std::fmt::Debug for Half {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Half")
+            .field("direction", &self.direction)
+            .field("held", &self.held)
+            .finish_non_exhaustive()
+    }
+}
+
 /// The head of a frame.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct FrameHead {
     last: bool,
     deflated: bool,

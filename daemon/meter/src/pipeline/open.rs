@@ -107,6 +107,12 @@ impl Open {
         Ok(Talk::new(key, Exchange { reason: None, ..exchange }, spoken, lease))
     }
 
+    /// The exchange as its heads tell it: a parser panicked.
+    pub(super) fn given_up(self: Box<Open>) -> Exchange {
+        let dialect = self.dialect.map(|dialect| dialect.name);
+        Exchange { dialect, reason: Some(Reason::Panicked), ..self.exchange.clone() }
+    }
+
     /// Whether nothing more is to come.
     pub(super) fn is_over(&self) -> bool {
         self.request_ended && self.response.is_some()

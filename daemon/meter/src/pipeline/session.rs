@@ -166,10 +166,16 @@ impl Session {
         sink.state.abandon(Reason::Interrupted, now);
     }
 
-    /// A parser panicked: nothing of its state is looked at again.
+    /// A parser panicked: nothing of its state is looked at again. What was open is told without what it may have said.
     pub(super) fn panicked(&mut self) {
-        self.state.open.clear();
-        self.state.made = Made::default();
+        let told = std::mem::take(&mut self.state.made.exchanges);
+        self.state.made = Made { exchanges: told, ..Made::default() };
+        for open in std::mem::take(&mut self.state.open) {
+            self.state.made.exchanges.push(open.given_up());
+        }
+        if let Some(talk) = self.state.talk.take() {
+            self.state.made.exchanges.push(talk.given_up());
+        }
         self.protocol = Protocol::Unmetered(Reason::Panicked);
         let missing =
             self.tally.seen.saturating_sub(self.tally.metered).saturating_sub(self.tally.lost.total());

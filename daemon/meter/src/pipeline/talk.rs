@@ -180,6 +180,11 @@ impl Talk {
         told
     }
 
+    /// The session as its upgrade tells it: a parser panicked.
+    pub(super) fn given_up(self: Box<Talk>) -> Exchange {
+        Exchange { reason: Some(Reason::Panicked), ..self.common }
+    }
+
     /// An answer begins.
     fn begin(&mut self, now: Moment) {
         let started = self.asked.pop_front().or(self.last_sent).unwrap_or(now);
