@@ -8,7 +8,7 @@ use crate::flow::Piece;
 use crate::http::body::Decoder;
 use crate::http::grpc::{self, Messages, Part};
 use crate::http::{End, Header, Key, ResponseHead, header};
-use crate::limits::{Budget, Lease};
+use crate::limits::{Budget, EXCHANGE_BYTES, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Count;
@@ -24,6 +24,9 @@ const METERED: [(&str, Count); 4] = [
     ("x-amzn-bedrock-cache-read-input-token-count", Count::CacheReadMetered),
     ("x-amzn-bedrock-cache-write-input-token-count", Count::CacheWriteMetered),
 ];
+
+/// What is leased for an exchange holds it, with 2 KiB for its texts and the form of its answer.
+const _: () = assert!(size_of::<Open>() + size_of::<Answer>() + 2048 <= EXCHANGE_BYTES);
 
 /// An exchange whose request or response has not ended.
 #[derive(Debug)]
