@@ -75,6 +75,10 @@ struct Reading {
     now: Moment,
     /// Usage objects in events that are over: one that a hole breaks off was not seen.
     settled: u32,
+    /// Documents in events that are over.
+    documents: u32,
+    /// The answer is over: the event in progress may have broken off.
+    ending: bool,
     /// Start of the current event's data, to know `[DONE]`.
     data_head: Short<{ DONE.len() }>,
     /// What a message holds in base64.
@@ -112,6 +116,8 @@ impl Answer {
                 last_output: None,
                 now: Moment::default(),
                 settled: 0,
+                documents: 0,
+                ending: false,
                 data_head: Short::default(),
                 inner: Held::new(),
             },
@@ -207,6 +213,7 @@ impl Answer {
     /// The answer is over.
     pub fn finish(&mut self, now: Moment) {
         self.reading.now = now;
+        self.reading.ending = true;
         if let Form::Events(events) = &mut self.form {
             events.finish(&mut Event { scanner: &mut self.scanner, reading: &mut self.reading });
         }
@@ -222,9 +229,9 @@ impl Answer {
         }
     }
 
-    /// What it said.
-    pub fn facts(&self) -> &Facts {
-        &self.reading.facts
+    /// What it said. Called once, when nothing more comes.
+    pub fn take_facts(&mut self) -> Facts {
+        std::mem::take(&mut self.reading.facts)
     }
 
     /// When output was seen first and last.
@@ -281,7 +288,10 @@ impl Events for Event<'_> {
         let reading = &mut *self.reading;
         let mut sink = Taking { facts: &mut reading.facts, dialect: reading.dialect };
         self.scanner.finish(reading.dialect.wanted(), &mut sink);
-        let whole = !self.scanner.is_inside();
+        // Without its blank line an event is only as whole as the document in it.
+        let begun = self.scanner.documents() > reading.documents;
+        let whole = !self.scanner.is_inside() && (begun || !reading.ending);
+        reading.documents = self.scanner.documents();
         self.scanner.restart();
         let facts = &mut reading.facts;
         let closing = std::mem::take(&mut facts.closing)

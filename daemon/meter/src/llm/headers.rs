@@ -41,7 +41,8 @@ impl FingerprintKeys {
         let mut mac = Hmac::<Sha256>::new_from_slice(key.as_slice()).ok()?;
         mac.update(secret);
         let digest = mac.finalize().into_bytes();
-        let hex: String = digest.iter().take(16).flat_map(|byte| hex_digits(*byte)).collect();
+        let mut hex = String::with_capacity(32);
+        hex.extend(digest.iter().take(16).flat_map(|byte| hex_digits(*byte)));
         Some(hex.into())
     }
 }

@@ -166,6 +166,11 @@ impl Reader {
         }
     }
 
+    /// What was asked in all. Called once, when nothing more comes.
+    pub fn take(&mut self) -> Asked {
+        std::mem::take(&mut self.asked)
+    }
+
     /// What was asked so far.
     pub fn asked(&self) -> &Asked {
         &self.asked

@@ -260,13 +260,13 @@ impl Open {
     }
 
     /// The exchange as it is recorded.
-    pub(super) fn finish(self: Box<Open>) -> Exchange {
+    pub(super) fn finish(mut self: Box<Open>) -> Exchange {
         // Only the exchange leaves its place; what is left of the bodies is wiped there.
         let Open {
             mut exchange,
             dialect,
-            ref asked,
-            ref answer,
+            ref mut asked,
+            ref mut answer,
             unreadable,
             labelled_stream,
             response,
@@ -275,10 +275,8 @@ impl Open {
             ..
         } = *self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
-        let asked = asked.asked();
-        if let Some(model) = &asked.model {
-            exchange.requested_model = Some(model.clone());
-        }
+        let asked = asked.take();
+        exchange.requested_model = asked.model.or(exchange.requested_model);
         exchange.withheld.join(asked.withheld);
         exchange.dialect = dialect.map(|dialect| dialect.name);
         if dialect == Some(&mcp::DIALECT) && exchange.operation == "mcp" {
@@ -288,22 +286,23 @@ impl Open {
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = answer {
             usage = answer.usage(end);
-            let facts = answer.facts();
+            let facts = answer.take_facts();
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
-            exchange.model = facts.model.clone();
+            exchange.model = facts.model;
             exchange.withheld.join(facts.withheld);
             exchange.batch |= facts.tier.as_deref() == Some("batch");
-            let tier = if facts.fast { Some("fast".into()) } else { facts.tier.clone() };
+            let tier = if facts.fast { Some("fast".into()) } else { facts.tier };
             exchange.service_tier = tier.or(exchange.service_tier);
-            exchange.finish_reasons = facts.finish.clone();
+            exchange.finish_reasons = facts.finish;
             if exchange.finish_reasons.is_empty() {
-                exchange.finish_reasons.extend(facts.status.clone());
+                exchange.finish_reasons.extend(facts.status);
             }
             let whole = matches!(usage.1, Verdict::Whole | Verdict::Absent) && unreadable.is_none();
-            let seen =
-                |tool: &ToolUse| ToolUse { name: tool.name.clone(), calls: tool.calls.filter(|_| whole) };
-            exchange.tools = facts.tools.iter().map(seen).collect();
-            exchange.error = facts.error.clone();
+            exchange.tools = facts.tools;
+            if !whole {
+                exchange.tools.iter_mut().for_each(|tool| tool.calls = None);
+            }
+            exchange.error = facts.error;
             exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
         } else if responded {
