@@ -1,7 +1,7 @@
 """Write+read pairs on one TLS session; reports CPU time of this process per pair.
 
-Arguments: host, pairs per round, rounds. Waits for a line before each round, so that rounds can be interleaved with
-another process's.
+Arguments: host, pairs per round, bytes of a write at least. Waits for a line before each round, so that rounds can be
+interleaved with another process's.
 """
 
 import json
@@ -10,16 +10,23 @@ import ssl
 import sys
 import time
 
-host, pairs = sys.argv[1], int(sys.argv[2])
+host, pairs, size = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 context = ssl.create_default_context()
 session = None
 order = "lab input=21 output=9 cached=0 reasoning=0"
-body = json.dumps({"model": "gpt-4o", "messages": [{"role": "user", "content": order}]}).encode()
 path = "/v1/chat/completions" if host.startswith("api.") else "/page"
-request = (
-    f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer sk-lab-bench\r\n"
-    f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-).encode() + body
+
+
+def request_of(padding):
+    messages = [{"role": "system", "content": "x" * padding}, {"role": "user", "content": order}]
+    body = json.dumps({"model": "gpt-4o", "messages": messages}).encode()
+    return (
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer sk-lab-bench\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body):6}\r\n\r\n"
+    ).encode() + body
+
+
+request = request_of(max(0, size - len(request_of(0))))
 
 
 def open_session():

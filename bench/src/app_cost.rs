@@ -1,6 +1,8 @@
-//! CPU that the daemon adds to an application per write+read pair.
+//! CPU that the daemon adds to an application per write+read pair: to AI processes beside a bare probe pair, to others
+//! beside nothing.
 
 use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
 
 use anyhow::Context;
@@ -13,6 +15,12 @@ use crate::measure::{Ratio, median};
 
 /// Pairs per round.
 const PAIRS: u64 = 1_500;
+/// Bytes of a small write: a request without content.
+const SMALL: usize = 0;
+/// Bytes of a large write: one TLS record.
+const LARGE: usize = 16_384;
+const AI: &str = "api.openai.com";
+const OTHER: &str = "www.example.org";
 
 /// A client that makes a round of pairs when told to.
 struct Pairs {
@@ -22,10 +30,10 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn start(lab: &Lab, host: &str) -> anyhow::Result<Pairs> {
-        let python = Toolbox::get().python.as_ref().context("Python")?;
+    fn start(lab: &Lab, python: &Path, host: &str, bytes: usize) -> anyhow::Result<Pairs> {
         let mut command = lab.world.command(lab.path(), python)?;
-        command.arg(workspace().join("bench/clients/pairs.py")).args([host, &PAIRS.to_string()]);
+        command.arg(workspace().join("bench/clients/pairs.py"));
+        command.args([host, &PAIRS.to_string(), &bytes.to_string()]);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let input = child.stdin.take().context("its input")?;
         let output = BufReader::new(child.stdout.take().context("its output")?);
@@ -49,50 +57,85 @@ impl Drop for Pairs {
     }
 }
 
-/// Runs `rounds` interleaved rounds of: no daemon, bare probes, daemon; for an AI and for another host.
+/// What was measured of AI processes with writes of one size.
+#[derive(Default)]
+struct Ai {
+    none: Vec<f64>,
+    bare: Vec<f64>,
+    daemon: Vec<f64>,
+}
+
+/// Pairs of (without, with) the daemon.
+type Compared = Vec<(f64, f64)>;
+
+/// Runs `rounds` interleaved rounds of: no daemon, bare probes, daemon.
 pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
-    let (mut none, mut bare, mut daemon) = (Vec::new(), Vec::new(), Vec::new());
-    let (mut other_none, mut other_daemon) = (Vec::new(), Vec::new());
+    let python = Toolbox::get().python.as_ref().context("Python")?;
+    let stranger = copy_of(python)?;
+    let (mut small, mut large) = (Ai::default(), Ai::default());
+    let (mut first, mut settled, mut never) = (Compared::new(), Compared::new(), Compared::new());
     for round in 0..rounds {
         eprint!("\rapplication cost: round {} of {rounds}   ", round + 1);
-        // The other process runs no AI session at all: what the daemon's mere presence costs it.
-        let mut ai = Pairs::start(&lab, "api.openai.com")?;
-        let mut other = Pairs::start(&lab, "www.example.org")?;
-        ai.round()?;
-        other.round()?;
-        none.push(ai.round()?);
-        other_none.push(other.round()?);
-        {
-            let probes = crate::app_cost::bare::attach(ai.child.id())?;
-            bare.push(ai.round()?);
+        let mut ai = [Pairs::start(&lab, python, AI, SMALL)?, Pairs::start(&lab, python, AI, LARGE)?];
+        // The same executable as the AI processes, without an AI session; and another executable.
+        let mut known = Pairs::start(&lab, python, OTHER, SMALL)?;
+        let mut unknown = Pairs::start(&lab, &stranger, OTHER, SMALL)?;
+        for (process, measured) in ai.iter_mut().zip([&mut small, &mut large]) {
+            process.round()?;
+            measured.none.push(process.round()?);
+            let probes = bare::attach(process.child.id())?;
+            measured.bare.push(process.round()?);
             drop(probes);
         }
-        {
-            let started = Daemon::start(lab.path(), "")?;
-            ai.round()?;
-            daemon.push(ai.round()?);
-            other_daemon.push(other.round()?);
-            started.stop()?;
+        known.round()?;
+        let known_none = known.round()?;
+        unknown.round()?;
+        let unknown_none = unknown.round()?;
+
+        let started = Daemon::start(lab.path(), "")?;
+        for (process, measured) in ai.iter_mut().zip([&mut small, &mut large]) {
+            process.round()?;
+            measured.daemon.push(process.round()?);
         }
+        first.push((known_none, known.round()?));
+        settled.push((known_none, known.round()?));
+        unknown.round()?;
+        never.push((unknown_none, unknown.round()?));
+        started.stop()?;
     }
     eprintln!();
-    let base = median(&none);
-    let (bare_added, daemon_added) = (median(&bare) - base, median(&daemon) - base);
+    std::fs::remove_file(&stranger)?;
     println!("## CPU added per write+read pair of an AI process (aim: at most 1.3 x a bare probe pair)");
-    println!("without anything      {:8.2} us CPU per pair", base / 1e3);
-    println!("bare entry+return     {:+8.2} us", bare_added / 1e3);
-    println!(
-        "daemon                {:+8.2} us   x{:.2} of bare",
-        daemon_added / 1e3,
-        daemon_added / bare_added
-    );
-    let pairs: Vec<(f64, f64)> = other_none.into_iter().zip(other_daemon).collect();
-    println!(
-        "process without AI sessions, with / without the daemon (aim: at most 1.01): {}",
-        Ratio::of(&pairs)
-    );
+    show("small writes", &small);
+    show("writes of 16 KB", &large);
+    println!("## Processes without AI sessions, with / without the daemon (aim: at most 1.01)");
+    println!("executable used for AI elsewhere, first round  {}", Ratio::of(&first));
+    println!("executable used for AI elsewhere, later        {}", Ratio::of(&settled));
+    println!("executable never used for AI                   {}", Ratio::of(&never));
     Ok(())
+}
+
+fn show(what: &str, ai: &Ai) {
+    let added =
+        |with: &[f64]| -> Vec<f64> { with.iter().zip(&ai.none).map(|(with, none)| with - none).collect() };
+    let (bare, daemon) = (added(&ai.bare), added(&ai.daemon));
+    let ratios: Compared = bare.iter().copied().zip(daemon.iter().copied()).collect();
+    println!(
+        "{what}: without anything {:.2} us, bare entry+return {:+.2} us, daemon {:+.2} us: {} of bare",
+        median(&ai.none) / 1e3,
+        median(&bare) / 1e3,
+        median(&daemon) / 1e3,
+        Ratio::of(&ratios)
+    );
+}
+
+/// The interpreter as another executable: beside the original, so that it finds its library.
+fn copy_of(python: &Path) -> anyhow::Result<PathBuf> {
+    let copy = python.with_file_name("python-without-ai");
+    let _ = std::fs::remove_file(&copy);
+    std::fs::copy(std::fs::canonicalize(python)?, &copy).context("copying the interpreter")?;
+    Ok(copy)
 }
 
 /// The peer: the cheapest possible BPF program at entry and return of the same two functions of one process.

@@ -82,7 +82,7 @@ fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
                 let number = 600_000 + thread * 10_000 + round * 10 + turn;
                 let hits =
                     second.iter().filter(|record| record["usage"]["input_tokens"] == number as u64).count();
-                assert_eq!(hits, 1, "records of call {number}");
+                assert_eq!(hits, 1, "records of call {number} among {}", Value::from(records.clone()));
             }
         }
     }

@@ -59,6 +59,7 @@ fn programs(hook: Hook) -> (&'static str, Option<&'static str>) {
         Hook::SslFree => ("ssl_free_entry", None),
         Hook::SslWrite => ("ssl_write_entry", Some("ssl_write_return")),
         Hook::SslWriteEx => ("ssl_write_ex_entry", Some("ssl_write_ex_return")),
+        Hook::SslWriteEx2 => ("ssl_write_ex2_entry", Some("ssl_write_ex_return")),
         Hook::SslRead => ("ssl_read_entry", Some("ssl_read_return")),
         Hook::SslReadEx => ("ssl_read_ex_entry", Some("ssl_read_ex_return")),
     }

@@ -74,6 +74,8 @@ crate::wire_enum! {
         SslRead = 6,
         /// `SSL_read_ex(ssl, buf, num, *readbytes) -> 1` entry and return (one pid).
         SslReadEx = 7,
+        /// `SSL_write_ex2(ssl, buf, num, flags, *written) -> 1` entry and return (one pid).
+        SslWriteEx2 = 8,
     }
 }
 

@@ -60,8 +60,8 @@ pub struct SessionState {
     pub verdict: u32,
     /// Prefixes handed out.
     pub prefix_writes: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Calls that moved bytes while the session was not known to be with a provider.
+    pub other_calls: u32,
 }
 
 /// Key of the `VERDICTS` map: main's decision on a session of unknown name, or to stop capturing one.

@@ -29,6 +29,8 @@ crate::wire_enum! {
         SessionFreed = 9,
         /// [`Packet`]
         Packet = 10,
+        /// [`SessionOther`]
+        SessionOther = 11,
     }
 }
 
@@ -252,6 +254,24 @@ pub struct SessionFreed {
     pub tgid: u32,
     /// Content records reserved or lost for this session: the last sequence number plus one.
     pub records: u32,
+}
+
+/// Calls of a session after which it is told again that it is no AI session.
+pub const OTHER_CALLS: u32 = 64;
+
+/// A session of an armed process moved bytes and is not with a provider: sent at its first such call if its name says
+/// so, and at call [`OTHER_CALLS`] also if it has no name and nothing it wrote has shown a provider.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, FromBytes, IntoBytes, Immutable, KnownLayout)]
+pub struct SessionOther {
+    /// Kind `SessionOther`.
+    pub head: Head,
+    /// As in [`Task::start_ns`].
+    pub start_ns: u64,
+    /// The process.
+    pub tgid: u32,
+    /// Calls that moved bytes: 1 or [`OTHER_CALLS`].
+    pub calls: u32,
 }
 
 crate::wire_enum! {

@@ -13,8 +13,8 @@
 //! | `sched_process_fork` | raw tracepoint | Fork |
 //! | `getaddrinfo_entry`, `getaddrinfo_return` | libc, any process | Lookup |
 //! | `ssl_ctrl_entry`, `ssl_free_entry` | libssl, any process | SessionNamed, SessionFreed |
-//! | `ssl_write_entry`, `ssl_write_return`, `ssl_write_ex_entry`, `ssl_write_ex_return` | libssl, one process | content |
-//! | `ssl_read_entry`, `ssl_read_return`, `ssl_read_ex_entry`, `ssl_read_ex_return` | libssl, one process | content |
+//! | `ssl_write_entry`, `ssl_write_return`, `ssl_write_ex_entry`, `ssl_write_ex2_entry`, `ssl_write_ex_return` | libssl, one process | content, SessionOther |
+//! | `ssl_read_entry`, `ssl_read_return`, `ssl_read_ex_entry`, `ssl_read_ex_return` | libssl, one process | content, SessionOther |
 //! | `tap` | AF_PACKET socket of the attacher | Packet |
 //!
 //! Maps are in [`maps`], record layouts in the package `abi`. Scratch memory is the stack or a reserved ring record,

@@ -5,7 +5,7 @@
 
 use abi::control::{SessionKey, SessionState, Verdict, VerdictKey};
 use abi::counter::Counter;
-use abi::event::{Kind, SessionFreed, SessionNamed};
+use abi::event::{Kind, OTHER_CALLS, SessionFreed, SessionNamed, SessionOther};
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::bpf_ktime_get_ns;
 use aya_ebpf::macros::uprobe;
@@ -140,7 +140,7 @@ pub(crate) fn open(key: &SessionKey, verdict: Verdict) -> Option<*mut SessionSta
         seq: 0,
         verdict: verdict.wire(),
         prefix_writes: 0,
-        reserved: 0,
+        other_calls: 0,
     };
     if PROGRAMS.insert(&key.tgid, &0, u64::from(BPF_NOEXIST)).is_ok() {
         count(Counter::ProgramsInserted, 1);
@@ -185,6 +185,31 @@ pub(crate) fn judge(key: &SessionKey, state: &mut SessionState) -> u32 {
         state.verdict = unsafe { *decided };
     }
     state.verdict
+}
+
+/// Counts a call of a session that is not known to be with a provider, and tells of it now and then: probes on a
+/// process that has no other sessions cost it for nothing.
+#[inline(always)]
+pub(crate) fn note_other(state: &mut SessionState, tgid: u32) {
+    let calls = state.other_calls.wrapping_add(1);
+    state.other_calls = calls;
+    let named = state.verdict == Verdict::NotAi.wire();
+    if calls != OTHER_CALLS && !(named && calls == 1) {
+        return;
+    }
+    let Some(mut record) = EVENTS.reserve::<SessionOther>(0) else {
+        lose(Counter::LostEventsRingFull, 1);
+        return;
+    };
+    let out = record.as_mut_ptr();
+    // SAFETY: `out` is the reserved record; every field is written before it is submitted.
+    unsafe {
+        (*out).head = head::<SessionOther>(Kind::SessionOther);
+        (*out).start_ns = state.start_ns;
+        (*out).tgid = tgid;
+        (*out).calls = calls;
+    }
+    record.submit(0);
 }
 
 #[inline(always)]

@@ -21,7 +21,7 @@ use crate::note::{count, lose};
 use crate::pure::{clip, opaque, request};
 use crate::regs::{argument, entered, returned};
 use crate::resolver::user_long;
-use crate::session::{find, judge, open};
+use crate::session::{find, judge, note_other, open};
 
 /// `int SSL_write(SSL *ssl, const void *buf, int num)`
 #[uprobe]
@@ -41,7 +41,13 @@ fn ssl_write_ex_entry(ctx: ProbeContext) -> u32 {
     remember(&ctx, argument(&ctx, 3))
 }
 
-/// Return of `SSL_write_ex`: 1 if `*written` bytes were written.
+/// `int SSL_write_ex2(SSL *ssl, const void *buf, size_t num, uint64_t flags, size_t *written)`
+#[uprobe]
+fn ssl_write_ex2_entry(ctx: ProbeContext) -> u32 {
+    remember(&ctx, argument(&ctx, 4))
+}
+
+/// Return of `SSL_write_ex` and `SSL_write_ex2`: 1 if `*written` bytes were written.
 #[uretprobe]
 fn ssl_write_ex_return(ctx: RetProbeContext) -> u32 {
     finish(&ctx, Direction::Sent)
@@ -131,12 +137,16 @@ fn transfer(ssl: u64, buffer: u64, bytes: u64, direction: u32) {
         capture(&call, state);
     } else if verdict == Verdict::NotAi.wire() {
         count(Counter::NotAiBytesSeen, bytes);
+        note_other(state, key.tgid);
     } else if verdict == Verdict::MetadataOnly.wire() && state.prefix_writes < PREFIX_WRITES_MAX {
         count(Counter::AiBytesSeen, bytes);
     } else {
         count(Counter::UnknownBytesSeen, bytes);
         if sent && verdict == Verdict::Unknown.wire() {
             prefix(&call, state);
+        }
+        if verdict == Verdict::Unknown.wire() {
+            note_other(state, key.tgid);
         }
     }
 }

@@ -43,6 +43,7 @@ pub(crate) const PROGRAMS: &[(&str, Kind, Target)] = &[
     ("ssl_write_return", Kind::Uretprobe, Target::OnRequest),
     ("ssl_write_ex_entry", Kind::Uprobe, Target::OnRequest),
     ("ssl_write_ex_return", Kind::Uretprobe, Target::OnRequest),
+    ("ssl_write_ex2_entry", Kind::Uprobe, Target::OnRequest),
     ("ssl_read_entry", Kind::Uprobe, Target::OnRequest),
     ("ssl_read_return", Kind::Uretprobe, Target::OnRequest),
     ("ssl_read_ex_entry", Kind::Uprobe, Target::OnRequest),

@@ -5,16 +5,21 @@
 //! [`READ_BYTES_MAX`]: nothing is allocated by a size that the file states. What does not parse is left out; nothing
 //! panics.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
 use abi::attacher::{Hook, Place};
-use object::elf::{FileHeader64, PT_LOAD, ProgramHeader64, SHT_DYNSYM, SHT_SYMTAB, SectionHeader64, Sym64};
+use object::elf::{
+    EM_X86_64, FileHeader64, PT_LOAD, ProgramHeader64, SHT_DYNSYM, SHT_SYMTAB, SectionHeader64, Sym64,
+};
 use object::pod::{Pod, bytes_of_slice_mut, slice_from_bytes};
 use object::read::elf::{FileHeader, ProgramHeader, SectionHeader, Sym};
 use object::{Endianness, SectionIndex};
+
+use super::places::{Function, probed};
+use super::prologue::{BODY_BYTES_MAX, Code};
 
 /// Bytes of one file that are read, headers and tables together: the largest programs with symbols (Node, Chromium)
 /// have 64 MiB of them.
@@ -25,6 +30,8 @@ const PIECE_BYTES_MAX: usize = 256 << 10;
 const SEGMENTS_MAX: usize = 512;
 /// Section headers that are looked at: linkers make some dozens for a program.
 const SECTIONS_MAX: usize = 4_096;
+/// Bytes of a function of unknown size that are looked at.
+const INNER_BYTES: u64 = 256;
 /// Places of a string table where one of our names stands, some as the end of longer ones.
 const NAMES_MAX: usize = 4_096;
 
@@ -41,7 +48,8 @@ impl Anatomy {
     /// True if plaintext passes through it.
     pub fn is_tls(&self) -> bool {
         let has = |hook: Hook| self.transfer.iter().any(|place| place.hook == hook.wire());
-        (has(Hook::SslWrite) || has(Hook::SslWriteEx)) && (has(Hook::SslRead) || has(Hook::SslReadEx))
+        (has(Hook::SslWrite) || has(Hook::SslWriteEx) || has(Hook::SslWriteEx2))
+            && (has(Hook::SslRead) || has(Hook::SslReadEx))
     }
 
     /// True if it resolves names.
@@ -92,9 +100,11 @@ fn dissect_within(read_at: ReadAt<'_>, budget: u64) -> Result<Anatomy, Unreadabl
             break;
         }
     }
+    let exported: BTreeMap<Hook, Function> =
+        SYMBOLS.iter().zip(found).filter_map(|((_, hook), function)| Some((*hook, function?))).collect();
     let mut anatomy = Anatomy::default();
-    for ((_, hook), offset) in SYMBOLS.iter().zip(found) {
-        let Some(offset) = offset else { continue };
+    for (hook, address) in probed(&exported, |function| elf.code_of(function, &mut reader)) {
+        let Some(offset) = elf.offset_of(address) else { continue };
         let place = Place { offset, hook: hook.wire(), reserved: 0 };
         let list = if hook.is_once_per_session() { &mut anatomy.once } else { &mut anatomy.transfer };
         list.push(place);
@@ -158,6 +168,8 @@ impl Reader<'_> {
 /// The headers of a file.
 struct Elf {
     endian: Endianness,
+    /// Its code is of the one kind that is decoded.
+    decodable: bool,
     segments: Vec<ProgramHeader64<Endianness>>,
     sections: Vec<SectionHeader64<Endianness>>,
 }
@@ -176,6 +188,7 @@ impl Elf {
         }
         Ok(Elf {
             endian,
+            decodable: header.e_machine(endian) == EM_X86_64,
             segments: reader.table(header.e_phoff(endian), segments)?,
             sections: reader.table(header.e_shoff(endian), sections)?,
         })
@@ -186,7 +199,7 @@ impl Elf {
         &self,
         symbols: &SectionHeader64<Endianness>,
         reader: &mut Reader<'_>,
-        found: &mut [Option<u64>; SYMBOLS.len()],
+        found: &mut [Option<Function>; SYMBOLS.len()],
     ) -> Result<(), Unreadable> {
         let SectionIndex(link) = symbols.link(self.endian);
         let Some(strings) = self.sections.get(link) else { return Ok(()) };
@@ -203,7 +216,9 @@ impl Elf {
             for symbol in entries {
                 let Some(index) = names.get(&symbol.st_name(self.endian)) else { continue };
                 if !symbol.is_undefined(self.endian) && symbol.st_value(self.endian) != 0 {
-                    found[*index] = found[*index].or_else(|| self.offset_of(symbol.st_value(self.endian)));
+                    let (address, size) = (symbol.st_value(self.endian), symbol.st_size(self.endian));
+                    let function = Function { address, size: Some(size) };
+                    found[*index] = found[*index].or(self.offset_of(address).map(|_| function));
                 }
             }
         })
@@ -236,6 +251,18 @@ impl Elf {
         Ok(names)
     }
 
+    /// The code of a function, if it can be read and decoded.
+    fn code_of(&self, function: Function, reader: &mut Reader<'_>) -> Option<Code> {
+        if !self.decodable {
+            return None;
+        }
+        let len = function.size.unwrap_or(INNER_BYTES).min(BODY_BYTES_MAX);
+        let mut words = Vec::new();
+        let offset = self.offset_of(function.address)?;
+        let bytes = reader.piece(&mut words, offset, usize::try_from(len).ok()?).ok()?.to_vec();
+        Some(Code { address: function.address, bytes, whole: function.size == Some(len) })
+    }
+
     fn offset_of(&self, address: u64) -> Option<u64> {
         self.segments.iter().find_map(|segment| {
             let loaded = segment.p_type(self.endian) == PT_LOAD;
@@ -254,6 +281,7 @@ mod tests {
 
     use super::*;
     use crate::capture::image::{Likelihood, read_maps};
+    use crate::capture::prologue::is_emulated;
 
     /// A test that needs something of this machine; in CI it must not be skipped.
     fn skip(test: &str, why: &str) {
@@ -286,6 +314,12 @@ mod tests {
             };
             let anatomy = dissect(&file).expect("an ELF file");
             assert!(anatomy.is_tls() && anatomy.once.len() >= 2, "{path}: {anatomy:?}");
+            for place in anatomy.once.iter().chain(&anatomy.transfer) {
+                let mut code = [0; 4];
+                file.read_exact_at(&mut code, place.offset).expect("code");
+                let cheap = is_emulated(&code) || std::env::consts::ARCH != "x86_64";
+                assert!(cheap, "{path}: {place:?} is at {code:02x?}");
+            }
         }
     }
 

@@ -51,6 +51,8 @@ pub enum KernelEvent {
     SessionNamed(Box<event::SessionNamed>),
     /// See [`event::SessionFreed`].
     SessionFreed(event::SessionFreed),
+    /// See [`event::SessionOther`].
+    SessionOther(event::SessionOther),
     /// See [`event::Packet`].
     Packet(Box<event::Packet>),
 }
@@ -81,6 +83,7 @@ pub fn parse(record: &[u8]) -> Result<KernelEvent, Malformed> {
         event::Kind::Lookup => KernelEvent::Lookup(Box::new(read(record)?)),
         event::Kind::SessionNamed => KernelEvent::SessionNamed(Box::new(read(record)?)),
         event::Kind::SessionFreed => KernelEvent::SessionFreed(read(record)?),
+        event::Kind::SessionOther => KernelEvent::SessionOther(read(record)?),
         event::Kind::Packet => KernelEvent::Packet(Box::new(read(record)?)),
     })
 }

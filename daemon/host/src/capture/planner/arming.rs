@@ -1,6 +1,9 @@
 //! Whom to arm, and with what: scans of what processes have mapped, and the transfer hooks on it.
 
+use abi::event::{OTHER_CALLS, SessionOther};
+
 use super::libraries::Known;
+use super::processes::differ;
 use super::*;
 use crate::capture::image::Likelihood;
 
@@ -8,6 +11,10 @@ use crate::capture::image::Likelihood;
 const RESCAN_MS: [u64; 7] = [3, 10, 30, 100, 500, 2_000, 10_000];
 /// How long a process that is armed on suspicion may take to show that it talks to a provider.
 const PROBATION_NS: u64 = 60_000 * MS;
+/// What a process on probation may show of sessions with others before its probes go, and none of suspicion come again:
+/// this many sessions, or one of 64 calls. A program that asks some other hosts first keeps them for its first AI call,
+/// and one that never calls a provider pays for a few dozen calls in its life.
+pub(super) const OTHERS_MAX: u32 = 8;
 /// Processes on probation at a time: their transfer probes cost them something.
 const PROBATION_MAX: usize = 64;
 /// Scans of an executable's processes without anything new after which only wanted ones are scanned.
@@ -341,9 +348,38 @@ impl Planner {
 
     /// Arms a process of an executable that calls providers elsewhere, if it is not armed anyway.
     pub(super) fn want_on_suspicion(&mut self, pid: u32, since: Moment, now: Moment) {
-        if self.processes.get(&pid).is_some_and(|process| !process.wanted && !process.exited) {
+        if self.processes.get(&pid).is_some_and(Process::may_be_suspected) {
             self.want(pid, since, now);
             self.suspect(pid, now);
+        }
+    }
+
+    /// Arms the child of a process that is armed. A worker may wait for its first call longer than a minute: its
+    /// probation ends by what it shows only.
+    pub(super) fn want_as_child(&mut self, pid: u32, now: Moment) {
+        if self.processes.get(&pid).is_some_and(Process::may_be_suspected) {
+            self.want(pid, now, now);
+            if let Some(process) = self.processes.get_mut(&pid) {
+                process.probation = process.wanted;
+            }
+        }
+    }
+
+    /// A session of an armed process is with somebody else. Who is armed eagerly stays so.
+    pub(super) fn session_other(&mut self, other: &SessionOther) {
+        if self.options.scope == Scope::Eager {
+            return;
+        }
+        let key = process_key(other.tgid, other.start_ns);
+        let Some(process) = self.processes.get_mut(&key.pid).filter(|known| !differ(known.key, key)) else {
+            return;
+        };
+        if process.probation {
+            let weight = if other.calls >= OTHER_CALLS { OTHERS_MAX } else { 1 };
+            process.others = process.others.saturating_add(weight);
+            if process.others >= OTHERS_MAX {
+                self.end_probation(key.pid);
+            }
         }
     }
 
@@ -361,7 +397,7 @@ impl Planner {
     pub(super) fn probation(&mut self, pid: u32, now: Moment) {
         let on_probation = self.processes.values().filter(|process| process.probation).count();
         let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.wanted || self.options.scope == Scope::Off || on_probation >= PROBATION_MAX {
+        if !process.may_be_suspected() || self.options.scope == Scope::Off || on_probation >= PROBATION_MAX {
             return;
         }
         process.wanted = true;

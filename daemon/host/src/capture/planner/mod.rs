@@ -311,6 +311,8 @@ struct Process {
     /// Wanted only on suspicion (a connection from before us, an executable that calls providers elsewhere): given up
     /// unless it turns out to be right.
     probation: bool,
+    /// How far it has shown, while on probation, that its sessions are with others; see [`OTHERS_MAX`](arming).
+    others: u32,
     /// Event that made it wanted.
     wanted_at: Moment,
     scanning: bool,
@@ -521,6 +523,7 @@ impl Planner {
             KernelEvent::Lookup(lookup) => self.lookup(&lookup, now),
             KernelEvent::SessionNamed(named) => self.session_named(&named, now),
             KernelEvent::SessionFreed(freed) => self.session_freed(&freed, now),
+            KernelEvent::SessionOther(other) => self.session_other(&other),
             KernelEvent::Packet(packet) => self.packet(&packet, now),
         }
     }
@@ -534,7 +537,7 @@ impl Planner {
                 Timer::ArmChild(pid) if self.options.scope == Scope::Eager => {
                     self.want_eagerly(pid, now, now)
                 }
-                Timer::ArmChild(pid) => self.want(pid, now, now),
+                Timer::ArmChild(pid) => self.want_as_child(pid, now),
                 Timer::Rescan(pid) => self.rescan(pid),
                 Timer::Retry(pid) => self.look_again(pid),
                 Timer::Once(file) => self.retry_once(file),

@@ -8,6 +8,7 @@
 
 use abi::event::{Fork, Task};
 
+use super::arming::OTHERS_MAX;
 use super::*;
 
 /// Processes that are followed at a time; a node has fewer that connect.
@@ -108,6 +109,7 @@ impl Planner {
         process.probation = false;
         process.armed_at = None;
         process.dark = None;
+        process.others = 0;
         process.scans = 0;
         process.files.clear();
         process.tls_files.clear();
@@ -186,6 +188,11 @@ impl Planner {
 }
 
 impl Process {
+    /// True if nothing has armed it, and it has not shown yet that its sessions are with others.
+    pub(super) fn may_be_suspected(&self) -> bool {
+        !self.wanted && !self.exited && self.others < OTHERS_MAX
+    }
+
     fn new(key: ProcessKey) -> Process {
         Process {
             key,
@@ -195,6 +202,7 @@ impl Process {
             addresses: HashMap::new(),
             wanted: false,
             probation: false,
+            others: 0,
             wanted_at: Moment::default(),
             scanning: false,
             scan_again: false,
@@ -216,7 +224,7 @@ impl Process {
 }
 
 /// True if both starts are known and differ: the number was used again.
-fn differ(one: ProcessKey, other: ProcessKey) -> bool {
+pub(super) fn differ(one: ProcessKey, other: ProcessKey) -> bool {
     one.start_ticks != 0 && other.start_ticks != 0 && one.start_ticks != other.start_ticks
 }
 

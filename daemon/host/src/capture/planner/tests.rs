@@ -314,6 +314,11 @@ fn content(pid: u32, ssl: u64, opened_ms: u64, direction: Direction, request: bo
     Event::FirstContent(FirstContent { identity, process, direction, request, at: Moment(0) })
 }
 
+fn other(pid: u32, calls: u32) -> Event {
+    let (head, start_ns) = (head(0), task(pid).start_ns);
+    kernel(KernelEvent::SessionOther(event::SessionOther { head, start_ns, tgid: pid, calls }))
+}
+
 fn exec(ms: u64, pid: u32) -> Event {
     kernel(KernelEvent::Exec(event::Exec { head: head(ms), task: task(pid) }))
 }
@@ -507,6 +512,39 @@ fn a_process_armed_on_suspicion_is_let_go_after_a_minute() {
     world.check(&["detach"], &["detach 4"]);
     world.at(70_000, lookup(70_000, 8, false)).until(70_007);
     world.check(&["attach", "armed"], &["armed after 7", "attach 8 2", "armed after 7"]);
+}
+
+#[test]
+fn a_process_that_shows_other_sessions_is_let_go_until_it_calls_a_provider() {
+    let check = |shown: &[u32], called: bool, expected: &[&str]| {
+        let mut world = world();
+        call(&mut world, 7, 100, Some(120));
+        world.at(1_000, exec(1_000, 8)).until(1_100);
+        if called {
+            world.at(1_100, lookup(1_100, 8, false));
+        }
+        world.lines.clear();
+        for (ms, calls) in (2_000..).zip(shown) {
+            world.at(ms, other(8, *calls));
+        }
+        // Suspicion does not arm it again, and a provider's name does.
+        world.at(3_000, connect(3_000, 8, 5, 443)).until(3_500).lines.push("now it calls".into());
+        world.at(4_000, lookup(4_000, 8, false)).until(100_000);
+        world.check(&["attach 8", "detach", "now"], expected);
+    };
+    check(&[1; 7], false, &["now it calls"]);
+    check(&[1; 8], false, &["detach 4", "now it calls", "attach 8 2"]);
+    check(&[1, event::OTHER_CALLS], false, &["detach 4", "now it calls", "attach 8 2"]);
+    check(&[event::OTHER_CALLS; 9], true, &["now it calls"]);
+}
+
+#[test]
+fn a_child_is_let_go_by_what_it_shows_and_not_by_time() {
+    let mut world = world();
+    world.at(100, lookup(100, 7, false)).until(200).lines.clear();
+    world.at(200, fork(200, 7, 8)).until(100_000).check(&["attach 8", "detach"], &["attach 8 2"]);
+    world.at(100_001, other(7, event::OTHER_CALLS)).at(100_002, other(8, event::OTHER_CALLS));
+    world.check(&["detach"], &["detach 4"]);
 }
 
 #[test]
