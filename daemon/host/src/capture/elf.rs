@@ -224,26 +224,24 @@ impl Elf {
         })
     }
 
-    /// Where in a string table our names end, by the offset where they begin.
+    /// Which of our names begin where in a string table; a name may also be the end of a longer one.
     fn names_in(
         &self,
         strings: &SectionHeader64<Endianness>,
         reader: &mut Reader<'_>,
     ) -> Result<HashMap<u32, usize>, Unreadable> {
+        let beginnings = ["SSL_", "getaddrinfo"].map(|beginning| memchr::memmem::Finder::new(beginning));
         let mut names = HashMap::new();
         // The end of the piece before: a name may lie across both.
         let mut text: Vec<u8> = Vec::new();
         let (start, len) = (strings.sh_offset(self.endian), strings.sh_size(self.endian));
         reader.pieces(start, len, 1, |at, bytes| {
-            let kept = text.len();
+            let begins = at - text.len() as u64;
             text.extend_from_slice(bytes);
-            let begins = at - kept as u64;
-            for end in memchr::memchr_iter(0, bytes).map(|end| kept + end) {
-                let before = &text[end.saturating_sub(NAME_BYTES_MAX)..end];
-                for (index, (name, _)) in SYMBOLS.iter().enumerate() {
-                    if before.ends_with(name.as_bytes()) && names.len() < NAMES_MAX {
-                        names.extend(u32::try_from(begins + (end - name.len()) as u64).ok().zip(Some(index)));
-                    }
+            for place in beginnings.iter().flat_map(|beginning| beginning.find_iter(&text)) {
+                let index = SYMBOLS.iter().position(|(name, _)| is_named(&text[place..], name));
+                if names.len() < NAMES_MAX {
+                    names.extend(u32::try_from(begins + place as u64).ok().zip(index));
                 }
             }
             text.drain(..text.len().saturating_sub(NAME_BYTES_MAX));
@@ -271,6 +269,11 @@ impl Elf {
                 .then(|| segment.p_offset(self.endian).checked_add(inside))?
         })
     }
+}
+
+/// True if the string at the start of `bytes` is `name`.
+fn is_named(bytes: &[u8], name: &str) -> bool {
+    bytes.strip_prefix(name.as_bytes()).is_some_and(|rest| rest.first() == Some(&0))
 }
 
 #[cfg(test)]
