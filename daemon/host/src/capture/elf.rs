@@ -230,7 +230,7 @@ impl Elf {
         strings: &SectionHeader64<Endianness>,
         reader: &mut Reader<'_>,
     ) -> Result<HashMap<u32, usize>, Unreadable> {
-        let beginnings = ["SSL_", "getaddrinfo"].map(|beginning| memchr::memmem::Finder::new(beginning));
+        let beginnings = ["SSL_", "getaddrinfo"].map(memchr::memmem::Finder::new::<str>);
         let mut names = HashMap::new();
         // The end of the piece before: a name may lie across both.
         let mut text: Vec<u8> = Vec::new();
