@@ -98,7 +98,7 @@ pub const EXCHANGE_BYTES: usize = 8 * 1024;
 /// room is lost (`limit_reached`). 64 MiB are 8,000 exchanges at a time, or 1,000 compressed ones.
 pub const BUFFERED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// A session that holds none of these.
+/// A session that holds none of these. What is kept of one that was idle for long takes its place.
 pub const SESSION_BYTES: usize = 3 * 1024;
 
 /// Worst case of one pipeline: quiet sessions, what is buffered, large windows.

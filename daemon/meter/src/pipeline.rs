@@ -5,7 +5,7 @@ mod open;
 mod session;
 mod talk;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use crate::record::{Flow, Record, RecordId, Subject};
 use crate::time::{Moment, UnixNanos, WallClock};
 use crate::workload::{ProcessKey, Workload};
 pub use attempts::Attempts;
-use session::Session;
+use session::{Dormant, Session};
 
 /// A host name and how it became known.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -206,6 +206,8 @@ pub struct Pipeline {
     made: u64,
     fence_panics: bool,
     sessions: HashMap<SessionId, Session>,
+    /// Sessions that were silent for long and may go on; the oldest makes room.
+    dormant: BTreeMap<SessionId, Dormant>,
     /// When to look at a session next; a session that was active since gets a later time then.
     expiry: BTreeSet<(Moment, SessionId)>,
     out: VecDeque<Output>,
@@ -240,6 +242,7 @@ impl Pipeline {
             made: 0,
             fence_panics,
             sessions: HashMap::new(),
+            dormant: BTreeMap::new(),
             expiry: BTreeSet::new(),
             out: VecDeque::new(),
         }
@@ -248,7 +251,15 @@ impl Pipeline {
     /// Takes what happened at `now`. What it leads to comes from [`Pipeline::poll`].
     pub fn handle(&mut self, input: Input<'_>, now: Moment) {
         match input {
+            Input::Named { session, .. }
+            | Input::Resolved { session, .. }
+            | Input::Chunk { session, .. }
+            | Input::Closed { session, .. } => self.wake(session, now),
+            _ => {}
+        }
+        match input {
             Input::Opened { session, process, workload, host, joined_late } => {
+                self.dormant.remove(&session);
                 self.close(session, None, now);
                 self.make_room(now);
                 self.expiry.insert((Moment(now.0.saturating_add(SESSION_IDLE_NS)), session));
@@ -356,13 +367,33 @@ impl Pipeline {
     }
 
     fn make_room(&mut self, now: Moment) {
-        while self.sessions.len() >= SESSIONS_MAX {
+        while self.sessions.len() + self.dormant.len() >= SESSIONS_MAX {
+            if self.dormant.pop_first().is_some() {
+                continue;
+            }
             let Some(idle) =
                 self.sessions.iter().min_by_key(|(_, session)| session.touched()).map(|(id, _)| *id)
             else {
                 return;
             };
             self.close(idle, None, now);
+        }
+    }
+
+    /// Gives a session up that may go on.
+    fn rest(&mut self, id: SessionId, now: Moment) {
+        if let Some(session) = self.sessions.get(&id) {
+            self.dormant.insert(id, session.dormant());
+        }
+        self.close(id, None, now);
+    }
+
+    /// A session that was given up goes on.
+    fn wake(&mut self, id: SessionId, now: Moment) {
+        if let Some(dormant) = self.dormant.remove(&id) {
+            self.make_room(now);
+            self.expiry.insert((Moment(now.0.saturating_add(SESSION_IDLE_NS)), id));
+            self.sessions.insert(id, Session::wake(id, dormant, now));
         }
     }
 
@@ -374,7 +405,7 @@ impl Pipeline {
             let Some(session) = self.sessions.get(&id) else { continue };
             let due = Moment(session.touched().0.saturating_add(SESSION_IDLE_NS));
             if due <= now {
-                self.close(id, None, now);
+                self.rest(id, now);
             } else {
                 self.expiry.insert((due, id));
             }

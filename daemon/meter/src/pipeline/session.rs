@@ -15,7 +15,7 @@ use crate::exchange::{
 };
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
-use crate::limits::EXCHANGE_BYTES;
+use crate::limits::{EXCHANGE_BYTES, SESSION_BYTES};
 use crate::llm::dialect::{Dialect, Wire};
 use crate::llm::{headers, mcp, names};
 use crate::loss::Tally;
@@ -68,7 +68,44 @@ struct Exchanges {
     made: Made,
 }
 
+/// What is kept of a session that was silent for long, or made room: whose it is, and how far it got.
+#[derive(Debug)]
+pub(super) struct Dormant {
+    process: ProcessKey,
+    workload: Arc<Workload>,
+    host: Option<HostEvidence>,
+    naming: Naming,
+    ordinal: u32,
+    sent: Stream,
+    received: Stream,
+}
+
+const _: () = assert!(size_of::<Dormant>() <= SESSION_BYTES);
+
 impl Session {
+    /// What is to be kept of it when it is given up although it may go on.
+    pub(super) fn dormant(&self) -> Dormant {
+        let Exchanges { process, workload, host, naming, ordinal, .. } = &self.state;
+        Dormant {
+            process: *process,
+            workload: Arc::clone(workload),
+            host: host.clone(),
+            naming: naming.clone(),
+            ordinal: *ordinal,
+            sent: self.sent,
+            received: self.received,
+        }
+    }
+
+    /// It goes on: what it speaks is found out as if it had been joined in the middle.
+    pub(super) fn wake(id: SessionId, dormant: Dormant, now: Moment) -> Session {
+        let Dormant { process, workload, host, naming, ordinal, sent, received } = dormant;
+        let mut session = Session::new(id, process, workload, true, now);
+        (session.sent, session.received) = (sent, received);
+        (session.state.host, session.state.naming, session.state.ordinal) = (host, naming, ordinal);
+        session
+    }
+
     pub(super) fn new(
         id: SessionId,
         process: ProcessKey,

@@ -173,6 +173,31 @@ fn silent_sessions_end_by_themselves() {
 }
 
 #[test]
+fn a_session_that_was_silent_goes_on() {
+    let mut driver = Driver::new("", false);
+    let call = |driver: &mut Driver| {
+        driver.sent(&request("api.openai.com", "/v1/chat/completions"));
+        driver.received(&answer(200, "", USAGE));
+        driver.outcome()
+    };
+    assert_eq!(tokens(call(&mut driver).one()), "1,2,-,-,-");
+    for silence in 1..3 {
+        while let Some(due) = driver.pipeline.deadline() {
+            driver.pipeline.handle(Input::Tick, due);
+        }
+        assert_eq!(driver.pipeline.sessions(), 0);
+        let outcome = call(&mut driver);
+        assert_eq!((tokens(outcome.one()), outcome.one().reason), ("1,2,-,-,-".to_owned(), None));
+        assert_eq!(outcome.one().ordinal, silence);
+        assert_eq!(outcome.lost_bytes(), 0, "{:?}", outcome.lost);
+    }
+    driver.close();
+    assert_eq!(driver.pipeline.sessions(), 0);
+    driver.sent(b"more");
+    assert_eq!(driver.outcome().lost_bytes(), 4, "a session that is over does not go on");
+}
+
+#[test]
 fn record_ids_sort_by_time_and_differ() {
     let mut driver = Driver::new("api.openai.com", false);
     let mut ids = Vec::new();
