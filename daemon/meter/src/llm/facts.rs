@@ -264,8 +264,12 @@ impl Facts {
 
     /// Notes a part once its kind and its count are known; several of a kind add up.
     fn end_part(&mut self) {
-        let Part { of: Some(of), kind: Some(kind), count: Some(count) } = self.part else { return };
-        self.part = Part::default();
+        let Part { of: Some(of), kind: Some(kind), count } = self.part else { return };
+        if count.is_some() {
+            self.part = Part::default();
+        }
+        // Google leaves zeros out: a part without count is one of 0.
+        let count = count.unwrap_or(0);
         let class = match (of, kind) {
             (Whole::Input, Kind::Image) => Ok(Count::ImageInput),
             (Whole::Input, Kind::Audio) => Ok(Count::AudioInput),
