@@ -236,6 +236,17 @@ impl Planner {
         self.out.push(Command::Close { identity, sent: None, received: None });
     }
 
+    /// Bytes of a session go by uncounted while nothing is attached: what comes later cannot be told from what went by,
+    /// so that no more of it is metered.
+    pub(super) fn give_up_session(&mut self, identity: SessionIdentity) {
+        let Some(session) = self.sessions.get(&identity).filter(|session| session.opened) else { return };
+        if let Some(flow) = session.flow.and_then(|flow| self.flows.get_mut(&flow)) {
+            flow.metadata = Some(Reason::LateAttach);
+        }
+        self.out.push(Command::Verdict(identity, abi::control::Verdict::MetadataOnly));
+        self.end_session(identity, None);
+    }
+
     fn is_followed(&self, process: ProcessKey) -> bool {
         self.processes.get(&process.pid).is_some_and(|known| {
             let starts = [known.key.start_ticks, process.start_ticks];

@@ -294,9 +294,10 @@ impl Planner {
             habits.libraries.retain(|other| *other != file);
             habits.idle_scans = 0;
         }
-        let mut users = Vec::new();
+        let (mut users, mut holed) = (Vec::new(), Vec::new());
         for process in self.processes.values_mut().filter(|process| !process.exited) {
             let attached = process.attachments.remove(&file).is_some();
+            holed.extend(process.sessions.iter().filter(|_| attached).copied());
             if !attached && !process.files.contains(&file) {
                 continue;
             }
@@ -309,6 +310,9 @@ impl Planner {
             }
             self.rows_changed = true;
             users.push((process.key.pid, process.wanted));
+        }
+        for identity in holed {
+            self.give_up_session(identity);
         }
         users
     }
