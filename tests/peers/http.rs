@@ -267,8 +267,8 @@ fn curl(curl: &Path, folder: &Path, version: &str, port: u16, calls: &[Value]) -
         .map(|(index, status)| {
             let body = std::fs::read_to_string(folder.join(format!("{index}.body"))).expect("a body");
             let documents = body.lines().map(|line| line.strip_prefix("data: ").unwrap_or(line));
-            let last = documents.filter_map(|line| serde_json::from_str::<Value>(line).ok());
-            let last = last.filter(|said| said["usage"].is_object()).last().expect("an answer with usage");
+            let mut last = documents.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+            let last = last.rfind(|said| said["usage"].is_object()).expect("an answer with usage");
             let usage = &last["usage"];
             let said = json!({"status": status.parse::<u64>().expect("a status"), "model": last["model"],
                 "input": usage["prompt_tokens"], "output": usage["completion_tokens"],

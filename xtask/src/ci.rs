@@ -8,7 +8,7 @@ use std::time::Instant;
 use anyhow::bail;
 
 use crate::build::Profile;
-use crate::{codegen, node, probes, setup, shell, start, test, tidy};
+use crate::{codegen, fuzz, node, probes, setup, shell, start, test, tidy};
 
 /// One thing that must hold.
 type Step = (&'static str, fn() -> anyhow::Result<()>);
@@ -24,6 +24,7 @@ const STEPS: &[Step] = &[
     ("tests", || test::run(&test::Args::everything())),
     ("gate", || start::judge(&[])),
     ("conformance", conformance),
+    ("fuzz", || fuzz::run(&fuzz::Args::bounded())),
 ];
 
 /// Runs all steps.

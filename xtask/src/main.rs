@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod build;
 mod ci;
 mod codegen;
+mod fuzz;
 mod node;
 mod probes;
 mod setup;
@@ -40,6 +41,8 @@ enum Task {
     Probes(probes::Args),
     /// Set up what the tests need and run them; say loudly what had to be skipped
     Test(test::Args),
+    /// Attack the parsers with inputs guided by what they reach
+    Fuzz(fuzz::Args),
     /// Regenerate the committed protobuf code, or check that it is fresh
     Codegen(codegen::Args),
     /// Check the architecture's invariants
@@ -63,6 +66,7 @@ fn main() -> ExitCode {
         Task::Build => build::release(),
         Task::Probes(args) => probes::run(&args),
         Task::Test(args) => test::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Codegen(args) => codegen::run(&args),
         Task::Tidy => tidy::run(),
         Task::Gate(args) => start::gate(&args),

@@ -17,6 +17,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("strace", "strace"),
     ("node", "nodejs"),
     ("npm", "npm"),
+    ("c++", "g++"),
     ("python3", "python3"),
 ];
 

@@ -41,3 +41,9 @@ pub use read::TenantReader;
 pub use retention::Retention;
 pub use state::{CommitError, CommitOutcome, Durability, StoreState, TenantCommit, TenantState};
 pub use stores::{Options, Stores, open};
+
+/// A row read as a record and written again; `None` if it is none. For tests of the format with arbitrary bytes.
+#[doc(hidden)]
+pub fn rewritten(row: &[u8]) -> Option<Vec<u8>> {
+    format::decode(meter::record::RecordId(0), row).map(|record| format::encode(&record))
+}

@@ -171,8 +171,9 @@ impl Stage {
             {
                 break Err(reason);
             }
-            // What a call gives back may be older input's, without taking any.
-            if made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
+            // What a call gives back may be older input's, without taking any: at the end of its window a decoder hands
+            // out what is there, however much room there is, and has more.
+            if made == 0 && (bytes.is_empty() || used == 0) {
                 break Ok(());
             }
         };

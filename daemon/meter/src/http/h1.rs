@@ -512,6 +512,7 @@ impl Connection {
         let begun = lines > 0 && matches!(parsed.parse(&head), Ok(httparse::Status::Complete(_)));
         match (begun, parsed.method, parsed.path) {
             (true, Some(method), Some(target)) => {
+                self.certain = true;
                 tally.metered = tally.metered.saturating_add(seen);
                 let key = self.begin(method, sink);
                 sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });

@@ -238,15 +238,15 @@ impl Connection {
                     let used = FRAME_HEAD.saturating_sub(half.held.len()).min(bytes.len());
                     half.held.push(bytes.get(..used).unwrap_or_default());
                     if half.held.len() == FRAME_HEAD {
-                        tally.metered = tally.metered.saturating_add(FRAME_HEAD as u64);
                         let head = FrameHead::read(&half.held);
                         half.held.clear();
                         if !self.begin(direction, &head, budget, tally, sink) {
-                            bytes = bytes.get(used..).unwrap_or_default();
-                            tally.lost.add(Reason::NotHttp, bytes.len() as u64);
+                            let lost = FRAME_HEAD + bytes.len().saturating_sub(used);
+                            tally.lost.add(Reason::NotHttp, lost as u64);
                             self.lose_place(direction, Reason::NotHttp, tally, sink);
                             return;
                         }
+                        tally.metered = tally.metered.saturating_add(FRAME_HEAD as u64);
                     }
                     used
                 }

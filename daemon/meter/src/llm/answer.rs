@@ -133,16 +133,15 @@ impl Answer {
     }
 
     /// Takes the next bytes, content codings undone.
-    pub fn push(&mut self, bytes: &[u8], now: Moment) {
-        if matches!(self.form, Form::Unknown) && eventstream::may_begin(bytes) {
-            self.form = Form::Messages(Box::default());
-        }
+    pub fn push(&mut self, mut bytes: &[u8], now: Moment) {
         if let Form::Unknown = self.form {
-            // A byte order mark may precede either form.
-            let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace() && **byte < 0x80) else {
+            // A byte order mark and blanks may precede either text; they are no part of it.
+            let Some(at) = bytes.iter().position(|byte| !byte.is_ascii_whitespace() && *byte < 0x80) else {
                 return;
             };
-            self.form = match first {
+            bytes = bytes.get(at..).unwrap_or_default();
+            self.form = match bytes.first().unwrap_or(&0) {
+                _ if eventstream::may_begin(bytes) => Form::Messages(Box::default()),
                 b'{' => Form::Json,
                 b'[' => {
                     self.array = true;

@@ -140,7 +140,7 @@ impl Reader {
                 None => return,
             }
         }
-        if self.state == Sniffed::Json && self.scanner.documents() == 0 {
+        if self.state == Sniffed::Json {
             self.scanner.push(paths(), bytes, &mut self.asked);
         }
         if self.state == Sniffed::Form {

@@ -1,0 +1,374 @@
+//! `cargo xtask fuzz`: attacks the entry points of `tests/fuzz`, guided by what they reach, and says how much that is.
+//!
+//! The compiler's own instrumentation is enough, so the stable toolchain does it, with a C++ compiler for libFuzzer's
+//! half. What was found interesting is kept below `tests/fuzz/target/inputs` between runs; findings go to
+//! `tests/fuzz/artifacts`. Line coverage needs `llvm-profdata` and `llvm-cov` of the compiler's LLVM.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+use std::thread;
+
+use anyhow::{Context as _, bail, ensure};
+use serde_json::Value;
+
+use crate::shell;
+
+/// What to attack, and for how long.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Targets; all if none is named
+    #[arg(value_name = "TARGET")]
+    targets: Vec<String>,
+    /// Seconds for each target
+    #[arg(long, value_name = "S", default_value_t = 60)]
+    time: u64,
+    /// Report which share of the parser's lines all inputs together reach
+    #[arg(long)]
+    coverage: bool,
+    /// Replace the committed inputs without a name of their own by the fewest that reach as much
+    #[arg(long)]
+    minimise: bool,
+}
+
+impl Args {
+    /// Everything for a bounded time, as CI does it.
+    pub(crate) fn bounded() -> Args {
+        Args { targets: Vec::new(), time: 8, coverage: false, minimise: false }
+    }
+}
+
+/// An entry point.
+struct Target {
+    name: &'static str,
+    program: Program,
+    /// Files and folders of the parser, whose lines count.
+    sources: &'static [&'static str],
+}
+
+/// The program that an entry point is in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Program {
+    /// The meter alone.
+    Pure,
+    /// With the daemon's dependencies.
+    Node,
+}
+
+impl Program {
+    fn name(self) -> &'static str {
+        match self {
+            Program::Pure => "pure",
+            Program::Node => "node",
+        }
+    }
+}
+
+const fn pure(name: &'static str, sources: &'static [&'static str]) -> Target {
+    Target { name, program: Program::Pure, sources }
+}
+
+const fn node(name: &'static str, sources: &'static [&'static str]) -> Target {
+    Target { name, program: Program::Node, sources }
+}
+
+const TARGETS: &[Target] = &[
+    pure("h1", &["daemon/meter/src/http/h1.rs"]),
+    pure("h2", &["daemon/meter/src/http/h2.rs"]),
+    pure("hpack", &["daemon/meter/src/http/hpack.rs"]),
+    pure("sse", &["daemon/meter/src/http/sse.rs"]),
+    pure("json", &["daemon/meter/src/llm/json.rs"]),
+    pure("body", &["daemon/meter/src/http/body.rs"]),
+    pure("eventstream", &["daemon/meter/src/http/eventstream.rs"]),
+    pure("grpc", &["daemon/meter/src/http/grpc.rs"]),
+    pure("protobuf", &["daemon/meter/src/llm/protobuf.rs"]),
+    pure("answer", &["daemon/meter/src/llm"]),
+    pure("pipeline", &["daemon/meter/src/pipeline.rs", "daemon/meter/src/pipeline"]),
+    pure("catalogue", &["daemon/meter/src/pricing"]),
+    pure("cgroup", &["daemon/meter/src/workload/cgroup.rs"]),
+    node("ring", &["daemon/host/src/capture/event.rs"]),
+    node("hello", &["daemon/host/src/capture/names.rs"]),
+    node("quic", &["daemon/host/src/capture/names.rs"]),
+    node("dns", &["daemon/host/src/capture/names.rs"]),
+    node("packets", &["daemon/host/src/capture/names.rs"]),
+    node("maps", &["daemon/host/src/capture/image.rs"]),
+    node("elf", &["daemon/host/src/capture/elf.rs"]),
+    node("config", &["daemon/host/src/config"]),
+    node("replay", &["daemon/host/src/replay"]),
+    node("stored", &["daemon/store/src/format"]),
+];
+
+/// Counters at each edge and hooks at each comparison, which libFuzzer follows.
+const GUIDED: &str = "--cfg fuzzing -C passes=sancov-module -C llvm-args=-sanitizer-coverage-level=4 \
+    -C llvm-args=-sanitizer-coverage-inline-8bit-counters -C llvm-args=-sanitizer-coverage-pc-table \
+    -C llvm-args=-sanitizer-coverage-trace-compares";
+/// Counters of source regions.
+const MEASURED: &str = "--cfg fuzzing -C instrument-coverage";
+
+/// Builds, attacks, reports.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if !shell::exists("c++") {
+        println!("SKIPPED fuzz: libFuzzer needs a C++ compiler (Debian: g++)");
+        return Ok(());
+    }
+    let unknown = args.targets.iter().find(|name| !TARGETS.iter().any(|target| target.name == **name));
+    if let Some(name) = unknown {
+        let known: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        bail!("there is no target {name}; there are {}", known.join(", "));
+    }
+    let chosen: Vec<&Target> = TARGETS
+        .iter()
+        .filter(|target| args.targets.is_empty() || args.targets.iter().any(|name| name == target.name))
+        .collect();
+    for program in [Program::Pure, Program::Node] {
+        if chosen.iter().any(|target| target.program == program) {
+            build(program, GUIDED, "guided")?;
+        }
+    }
+    let mut reports = attack(&chosen, args.time)?;
+    if args.coverage {
+        measure(&chosen, &mut reports)?;
+    }
+    println!("{:<12} {:>12} {:>8} {:>7} {:>7}  lines", "target", "executions", "per s", "inputs", "edges");
+    for (target, report) in chosen.iter().zip(&reports) {
+        let Report { executions, per_second, inputs, edges, lines, .. } = report;
+        let lines = lines.as_deref().unwrap_or("-");
+        println!("{:<12} {executions:>12} {per_second:>8} {inputs:>7} {edges:>7}  {lines}", target.name);
+    }
+    let found: Vec<String> = reports.iter().filter_map(|report| report.finding.clone()).collect();
+    ensure!(found.is_empty(), "findings:\n{}", found.join("\n"));
+    if args.minimise {
+        for target in &chosen {
+            minimise(target)?;
+        }
+    }
+    Ok(())
+}
+
+/// What came of one target.
+#[derive(Clone, Debug, Default)]
+struct Report {
+    executions: u64,
+    per_second: u64,
+    inputs: u64,
+    edges: u64,
+    lines: Option<String>,
+    finding: Option<String>,
+}
+
+fn folder() -> PathBuf {
+    shell::root().join("tests/fuzz")
+}
+
+fn corpus(target: &Target) -> PathBuf {
+    folder().join("corpus").join(target.name)
+}
+
+fn kept(target: &Target) -> PathBuf {
+    folder().join("target/inputs").join(target.name)
+}
+
+fn triple() -> String {
+    format!("{}-unknown-linux-gnu", std::env::consts::ARCH)
+}
+
+fn build(program: Program, flags: &str, kind: &str) -> anyhow::Result<()> {
+    let mut cargo = shell::cargo();
+    // With a target, build scripts and macros of the host stay without instrumentation.
+    cargo
+        .current_dir(folder())
+        .env("RUSTFLAGS", flags)
+        .env("CARGO_TARGET_DIR", folder().join("target").join(kind))
+        .args(["build", "--release", "--locked", "--target", &triple(), "--bin", program.name()]);
+    if program == Program::Node {
+        cargo.args(["--features", "node"]);
+    }
+    shell::run(&mut cargo)
+}
+
+fn program(target: &Target, kind: &str) -> PathBuf {
+    let at = folder().join("target").join(kind).join(triple()).join("release");
+    at.join(target.program.name())
+}
+
+fn command(target: &Target, kind: &str) -> Command {
+    let mut command = shell::command(program(target, kind));
+    command.env("FUZZ_TARGET", target.name).current_dir(folder()).stdin(Stdio::null());
+    command
+}
+
+/// Every target for `seconds`, as many at a time as there are processors.
+fn attack(targets: &[&Target], seconds: u64) -> anyhow::Result<Vec<Report>> {
+    let next = Mutex::new(0);
+    let reports = Mutex::new(vec![Report::default(); targets.len()]);
+    let work = || -> anyhow::Result<()> {
+        loop {
+            let index = {
+                let mut next = next.lock().map_err(|_| anyhow::anyhow!("another target panicked"))?;
+                *next += 1;
+                *next - 1
+            };
+            let Some(target) = targets.get(index) else { return Ok(()) };
+            let report = attack_one(target, seconds)?;
+            reports.lock().map_err(|_| anyhow::anyhow!("another target panicked"))?[index] = report;
+        }
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        let started: Vec<_> = (0..workers).map(|_| scope.spawn(work)).collect();
+        started.into_iter().try_for_each(|one| one.join().unwrap_or_else(|_| bail!("a thread panicked")))
+    })?;
+    reports.into_inner().map_err(|_| anyhow::anyhow!("a target panicked"))
+}
+
+fn attack_one(target: &Target, seconds: u64) -> anyhow::Result<Report> {
+    let (kept, findings) = (kept(target), folder().join("artifacts").join(target.name));
+    for folder in [&kept, &findings] {
+        fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    }
+    let mut command = command(target, "guided");
+    command
+        .arg(format!("-max_total_time={seconds}"))
+        .arg(format!("-artifact_prefix={}/", findings.display()))
+        .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048"])
+        .arg(kept)
+        .arg(corpus(target));
+    eprintln!("+ FUZZ_TARGET={} {}", target.name, shell::shown(&command));
+    let output = command.output().with_context(|| format!("starting the target {}", target.name))?;
+    Ok(report(target.name, output.status.success(), &String::from_utf8_lossy(&output.stderr)))
+}
+
+/// What libFuzzer said.
+fn report(target: &str, good: bool, said: &str) -> Report {
+    let number = |line: &str, before: &str| -> Option<u64> {
+        line.split_once(before)?.1.split_whitespace().next()?.split('/').next()?.parse().ok()
+    };
+    let mut report = Report::default();
+    for line in said.lines() {
+        let stat = |name: &str| line.strip_prefix(name).and_then(|rest| rest.trim().parse().ok());
+        report.executions = stat("stat::number_of_executed_units:").unwrap_or(report.executions);
+        report.per_second = stat("stat::average_exec_per_sec:").unwrap_or(report.per_second);
+        report.edges = number(line, " cov: ").unwrap_or(report.edges);
+        report.inputs = number(line, " corp: ").unwrap_or(report.inputs);
+    }
+    if !good {
+        let panic = said.lines().skip_while(|line| !line.contains("panicked at")).take(4);
+        let place =
+            said.lines().find(|line| line.contains("Test unit written to")).unwrap_or("no input was kept");
+        report.finding = Some(format!("{target}: {place}\n  {}", panic.collect::<Vec<_>>().join("\n  ")));
+    }
+    report
+}
+
+/// Runs all inputs with counters of source regions, and fills in the share of lines reached.
+fn measure(targets: &[&Target], reports: &mut [Report]) -> anyhow::Result<()> {
+    let Some((profdata, cov)) = tools()? else {
+        println!(
+            "SKIPPED coverage: no llvm-profdata and llvm-cov of the compiler's LLVM (Debian: llvm-NN, rustup: llvm-tools)"
+        );
+        return Ok(());
+    };
+    for program in [Program::Pure, Program::Node] {
+        if targets.iter().any(|target| target.program == program) {
+            build(program, MEASURED, "measured")?;
+        }
+    }
+    for (target, report) in targets.iter().zip(reports) {
+        let profiles = folder().join("target/profiles").join(target.name);
+        let _ = fs::remove_dir_all(&profiles);
+        fs::create_dir_all(&profiles).with_context(|| format!("making {}", profiles.display()))?;
+        let inputs: Vec<PathBuf> = [kept(target), corpus(target)].iter().flat_map(files).collect();
+        for (batch, inputs) in inputs.chunks(1_000).enumerate() {
+            let profile = profiles.join(format!("{batch}.profraw"));
+            shell::output(command(target, "measured").env("LLVM_PROFILE_FILE", profile).args(inputs))?;
+        }
+        let merged = profiles.join("merged");
+        let raw: Vec<PathBuf> = files(&profiles).filter(|path| path.extension().is_some()).collect();
+        shell::output(shell::command(&profdata).args(["merge", "-sparse", "-o"]).arg(&merged).args(raw))?;
+        let mut export = shell::command(&cov);
+        export
+            .args(["export", "-summary-only", "-instr-profile"])
+            .arg(&merged)
+            .arg(program(target, "measured"));
+        export.args(target.sources);
+        let said: Value = serde_json::from_str(&shell::output(&mut export)?).context("reading llvm-cov")?;
+        let lines = &said["data"][0]["totals"]["lines"];
+        let (count, covered) = (lines["count"].as_u64(), lines["covered"].as_u64());
+        report.lines = count.zip(covered).filter(|(count, _)| *count > 0).map(|(count, covered)| {
+            format!("{:>3} % ({covered} of {count}) of {}", covered * 100 / count, target.sources.join(", "))
+        });
+    }
+    Ok(())
+}
+
+/// `llvm-profdata` and `llvm-cov` as new as the compiler's LLVM.
+fn tools() -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
+    let version = shell::output(shell::command("rustc").arg("-vV"))?;
+    let major = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next());
+    let major: u32 = major.and_then(|text| text.parse().ok()).context("rustc -vV names no LLVM")?;
+    let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))?;
+    let shipped = Path::new(sysroot.trim()).join("lib/rustlib").join(triple()).join("bin");
+    let debian = (major..major + 4).map(|version| PathBuf::from(format!("/usr/lib/llvm-{version}/bin")));
+    let at = std::iter::once(shipped).chain(debian).find(|at| at.join("llvm-cov").is_file());
+    Ok(at.map(|at| (at.join("llvm-profdata"), at.join("llvm-cov"))))
+}
+
+fn files(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(folder.as_ref()).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
+}
+
+/// Replaces the committed inputs of `target` by the fewest that reach what all known ones reach.
+fn minimise(target: &Target) -> anyhow::Result<()> {
+    let fewest = folder().join("target/fewest").join(target.name);
+    let _ = fs::remove_dir_all(&fewest);
+    fs::create_dir_all(&fewest).with_context(|| format!("making {}", fewest.display()))?;
+    let mut merge = command(target, "guided");
+    merge.args(["-set_cover_merge=1", "-use_counters=0"]).arg(&fewest).arg(corpus(target)).arg(kept(target));
+    shell::output(&mut merge)?;
+    // What has a name of its own was put there for a reason, findings above all.
+    let made = |path: &PathBuf| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+    };
+    for old in files(corpus(target)).filter(made) {
+        fs::remove_file(&old).with_context(|| format!("removing {}", old.display()))?;
+    }
+    for new in files(&fewest).filter(made) {
+        let name = new.file_name().context("a file has a name")?;
+        fs::copy(&new, corpus(target).join(name)).with_context(|| format!("copying {}", new.display()))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_target_has_a_corpus_and_sources() {
+        let mut folders: Vec<String> = files(folder().join("corpus"))
+            .filter_map(|path| Some(path.file_name()?.to_string_lossy().into_owned()))
+            .collect();
+        let mut names: Vec<&str> = TARGETS.iter().map(|target| target.name).collect();
+        folders.sort();
+        names.sort_unstable();
+        assert_eq!(folders, names);
+        for source in TARGETS.iter().flat_map(|target| target.sources) {
+            assert!(shell::root().join(source).exists(), "{source}");
+        }
+    }
+
+    #[test]
+    fn what_libfuzzer_says_is_understood() {
+        let said = "#5\tINITED cov: 12 ft: 30 corp: 4/10b exec/s: 0 rss: 30Mb\n\
+            #900\tDONE   cov: 193 ft: 939 corp: 313/35Kb lim: 653 exec/s: 39328 rss: 29Mb\n\
+            stat::number_of_executed_units: 275301\nstat::average_exec_per_sec:     39328\n";
+        let good = report("sse", true, said);
+        let seen = (good.executions, good.per_second, good.inputs, good.edges, good.finding);
+        assert_eq!(seen, (275_301, 39_328, 313, 193, None));
+        let bad = "thread panicked at a.rs:1:2:\nwhy\nTest unit written to x/crash-1\n";
+        let finding = report("sse", false, bad).finding.unwrap_or_default();
+        assert!(finding.contains("x/crash-1") && finding.contains("why"), "{finding}");
+    }
+}
