@@ -1,11 +1,12 @@
 //! Plaintext only where it belongs: one process with both kinds of sessions, and nothing of the other kind anywhere.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use e2e::daemon::Daemon;
+use e2e::daemon::{Daemon, PATIENCE, pause};
 use e2e::needs_kernel;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::{Value, json};
@@ -119,6 +120,75 @@ fn other_sessions_of_an_ai_process_stay_in_the_kernel() {
         let hits = files_with(&lab_dir, secret.as_bytes());
         assert!(hits.is_empty(), "{secret:?} is in {hits:?}");
     }
+}
+
+/// What a call said is not in the memory of either process any more once it is recorded. The rings between kernel and
+/// daemon are the exception: their pages are read-only for us and are overwritten as they come round.
+#[test]
+fn nothing_of_a_call_stays_in_memory() {
+    needs_kernel!("nothing_of_a_call_stays_in_memory");
+    let (prompt, key) = ("prompt-that-must-go-b41c77e0", "sk-must-go-5d20f3a9c1");
+    let lab = Lab::new(&["http/1.1"]);
+    let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
+    let world = lab.at_distance(Duration::from_millis(5));
+    let curl = Toolbox::get().curl.as_ref().expect("curl");
+    for stream in [false, true, false, true] {
+        let body = json!({"model": "gpt-4o", "stream": stream, "messages": [
+            {"role": "system", "content": format!("{prompt} ").repeat(200)},
+            {"role": "user", "content": "lab input=7001 output=11"},
+        ]});
+        let mut command = world.command(lab.path(), curl).expect("a command");
+        command.args(["--http1.1", "-sS", "-f", "-H", "content-type: application/json"]);
+        command.arg("-H").arg(format!("authorization: Bearer {key}")).arg("--data-raw").arg(body.to_string());
+        let output = command.arg("https://api.openai.com/v1/chat/completions").output().expect("curl");
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    let metered = |records: &[Value]| {
+        records.iter().filter(|record| record["usage"]["input_tokens"] == 7001).count() >= 2
+    };
+    daemon.calls_until(metered).expect("calls whose content was seen");
+
+    let secrets = [prompt, key, "An answer that must not be kept"];
+    // The search finds what is there: in our own memory.
+    assert!(!memory_with(std::process::id(), &secrets).is_empty());
+    let started = Instant::now();
+    loop {
+        let pids = [daemon.child.id(), attacher_of(daemon.child.id())];
+        let found: Vec<String> = pids.iter().flat_map(|pid| memory_with(*pid, &secrets)).collect();
+        if found.is_empty() {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "still there:\n{}", found.join("\n"));
+        pause();
+    }
+    assert_eq!(daemon.stop().expect("an exit code"), 0);
+}
+
+fn attacher_of(pid: u32) -> u32 {
+    let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).expect("children");
+    children.split_whitespace().next().and_then(|pid| pid.parse().ok()).expect("venturi-attach")
+}
+
+/// Where in a process's memory one of `needles` is, the rings of BPF left out.
+fn memory_with(pid: u32, needles: &[&str]) -> Vec<String> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).expect("its maps");
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).expect("its memory");
+    let mut found = Vec::new();
+    let readable = |line: &&str| line.split(' ').nth(1).is_some_and(|rights| rights.starts_with('r'));
+    for line in maps.lines().filter(readable).filter(|line| !line.contains("bpf-map")) {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        let bound = |text: &str| u64::from_str_radix(text, 16).expect("an address");
+        let (first, last) = range.map(|(first, last)| (bound(first), bound(last))).expect("a range");
+        let mut bytes = vec![0; usize::try_from(last - first).expect("a size")];
+        // What cannot be read (a guard page, what was unmapped meanwhile) holds nothing.
+        let held = memory.read_at(&mut bytes, first).unwrap_or(0);
+        for needle in needles {
+            if bytes[..held].windows(needle.len()).any(|window| window == needle.as_bytes()) {
+                found.push(format!("{pid}: {needle:?} in {line}"));
+            }
+        }
+    }
+    found
 }
 
 /// Kernel counters by name, from `venturi doctor --json`.

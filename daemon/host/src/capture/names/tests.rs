@@ -23,7 +23,7 @@ fn config() -> Arc<ClientConfig> {
 }
 
 /// What a client sends first.
-fn hello(host: &'static str) -> Vec<u8> {
+pub(in crate::capture) fn hello(host: &'static str) -> Vec<u8> {
     let name = ServerName::try_from(host).expect("a name");
     let mut client = ClientConnection::new(config(), name).expect("a client");
     let mut bytes = Vec::new();

@@ -141,11 +141,14 @@ impl Planner {
             return self.out.push(Command::Count(Tally::TapSkipped));
         }
         match self.tap.cache.get(&(executable, flow.tuple.remote)).cloned() {
-            // An address alone arms and names nothing; the ClientHello of this very connection would have to.
+            // An address alone arms and names nothing: the TLS call does, or else this connection's own ClientHello.
             Some(Known::Provider(_)) => {
                 let (process, at) = (flow.process, flow.connected);
                 self.out.push(Command::Count(Tally::TapCached));
                 self.want(process.pid, at, now);
+                if self.names_its_sessions(process.pid) {
+                    return;
+                }
             }
             Some(Known::None { until }) if until > now => {
                 return self.out.push(Command::Count(Tally::TapCached));
@@ -159,6 +162,11 @@ impl Planner {
         self.tap.waiting.insert(key, Waiting { since: now, executable });
         self.open_tap(ifindex, now);
         self.tap_timer(now);
+    }
+
+    /// True for a process whose TLS calls will tell the names of its sessions: it carries probes.
+    fn names_its_sessions(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.armed_at.is_some())
     }
 
     /// The connection exists: from here on a quiet time counts.

@@ -245,6 +245,9 @@ fn head(ms: u64) -> event::Head {
     event::Head { kind: 0, len: 0, at_ns: ms * MS }
 }
 
+/// The interface towards everything.
+const IFINDEX: u32 = 2;
+
 fn tuple(port: u16) -> event::Tuple {
     let mut tuple = event::Tuple::new_zeroed();
     (tuple.remote, tuple.remote_port, tuple.protocol) = (REMOTE, port, 6);
@@ -270,6 +273,15 @@ fn lookup(ms: u64, pid: u32, returned: bool) -> Event {
         lookup.addresses[0] = REMOTE;
     }
     kernel(KernelEvent::Lookup(Box::new(lookup)))
+}
+
+/// What an open tap saw.
+fn packet(ms: u64, kind: event::PacketKind, tuple: event::Tuple, data: &[u8]) -> Event {
+    let mut packet = event::Packet::new_zeroed();
+    (packet.head, packet.tuple, packet.packet_kind, packet.ifindex) = (head(ms), tuple, kind.wire(), IFINDEX);
+    packet.data_len = u32::try_from(data.len()).expect("short");
+    packet.data[..data.len()].copy_from_slice(data);
+    kernel(KernelEvent::Packet(Box::new(packet)))
 }
 
 fn connect(ms: u64, pid: u32, socket: u64, port: u16) -> Event {
@@ -691,4 +703,18 @@ fn a_tap_is_open_only_while_a_name_is_missing() {
     assert_eq!((state.open_now, state.opened), (0, 2));
     // 2.01 s of the first, 2.11 s of the second, of 5.4 s.
     assert!((740_000..800_000).contains(&state.open_ppm), "{state:?}");
+}
+
+#[test]
+fn a_known_destination_of_an_armed_process_needs_no_tap() {
+    let v4 = "Iface\n eth0 00000000 00000000 0003 0 0 0 00000000 0 0 0\n";
+    let mut world = world();
+    world.at(1, Event::Routes(Routes::parse(v4, "", &|_| Some(2))));
+    let bytes = crate::capture::names::tests::hello(AI);
+    let hello = packet(105, event::PacketKind::ClientHello, tuple(443), &bytes);
+    // The first connection is named on the wire, which arms the process; the second by its TLS call.
+    world.at(100, connect(100, 7, 1, 443)).at(105, hello).until(200);
+    world.check(&["tap", "attach 7"], &["tap open 2", "attach 7 2"]);
+    world.until(3_000).lines.clear();
+    world.at(3_100, connect(3_100, 7, 2, 443)).until(3_200).check(&["tap"], &[]);
 }

@@ -3,7 +3,6 @@
 use super::*;
 
 const ROUTES: &str = "Iface\n eth0 00000000 00000000 0003 0 0 0 00000000 0 0 0\n";
-const IFINDEX: u32 = 2;
 
 fn routed() -> World {
     let mut world = world();
@@ -20,14 +19,7 @@ fn datagram_tuple(port: u16) -> event::Tuple {
 /// A client's first Initial, as rustls makes it.
 fn initial(ms: u64, port: u16, host: &'static str) -> Event {
     let data = crate::capture::names::tests::initials(host, rustls::quic::Version::V1, 4_000).remove(0);
-    let mut packet = event::Packet::new_zeroed();
-    packet.head = head(ms);
-    packet.tuple = datagram_tuple(port);
-    packet.packet_kind = event::PacketKind::QuicInitial.wire();
-    packet.ifindex = IFINDEX;
-    packet.data_len = u32::try_from(data.len()).expect("short");
-    packet.data[..data.len()].copy_from_slice(&data);
-    kernel(KernelEvent::Packet(Box::new(packet)))
+    packet(ms, event::PacketKind::QuicInitial, datagram_tuple(port), &data)
 }
 
 /// What the kernel has counted: port, first and last datagram, bytes sent and received.
