@@ -22,6 +22,13 @@ const IDLE_SCANS_MAX: u32 = 3;
 /// Files that are looked into when no file of a likely name is a TLS library.
 const UNLIKELY_MAX: usize = 96;
 
+/// Time without an attach after which attachments of processes that ended are detached.
+const PEACE_NS: u64 = 1_000 * MS;
+/// How long they wait for it at most.
+const LEAVING_NS: u64 = 10_000 * MS;
+/// How many may wait.
+const LEAVING_MAX: usize = 256;
+
 impl Planner {
     /// Arms a process; `since` is when it became worth it.
     pub(super) fn want(&mut self, pid: u32, since: Moment, now: Moment) {
@@ -67,18 +74,19 @@ impl Planner {
         }
         for file in files {
             self.attach_once(file);
-            self.attach_transfer(pid, file);
+            self.attach_transfer(pid, file, now);
         }
         self.note_armed(pid, now);
     }
 
-    fn attach_transfer(&mut self, pid: u32, file: FileKey) {
+    fn attach_transfer(&mut self, pid: u32, file: FileKey, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let Some(Library::Known(Known { number, anatomy, .. })) = self.libraries.get(&file) else { return };
         if process.attachments.contains_key(&file) || process.retries.is_waiting() || !anatomy.is_tls() {
             return;
         }
         process.attachments.insert(file, Attachment::Asked(*number));
+        self.attach_asked = now;
         let places = anatomy.transfer.clone();
         self.out.push(Command::Attach { process: Some(process.key), file, number: *number, places });
     }
@@ -303,6 +311,41 @@ impl Planner {
     /// True for an executable whose processes were armed before.
     pub(super) fn is_known_ai(&self, executable: Option<FileKey>) -> bool {
         executable.and_then(|executable| self.executables.get(&executable)).is_some_and(|habits| habits.ai)
+    }
+
+    /// Keeps the attachments of a process that ended for a quiet moment.
+    ///
+    /// They cost nobody anything. Detaching does: the kernel holds up every attach until it is done (50 to 370 ms), and
+    /// where a process has just ended the next of its kind often begins.
+    pub(super) fn detach_in_peace(&mut self, pid: u32, now: Moment) {
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let live = process.attachments.drain().filter_map(|(_, state)| match state {
+            Attachment::Live(attachment) => Some(attachment),
+            // One that is asked for is detached when its answer comes.
+            Attachment::Asked(_) | Attachment::Refused => None,
+        });
+        let before = self.leaving.len();
+        self.leaving.extend(live);
+        if before == 0 && !self.leaving.is_empty() {
+            self.leaving_since = now;
+            self.timer(Self::after(now, PEACE_NS), Timer::Leaving);
+        }
+        if self.leaving.len() >= LEAVING_MAX {
+            self.detach_leaving();
+        }
+    }
+
+    /// Detaches what waits for it, unless processes are being armed just now.
+    pub(super) fn leaving(&mut self, now: Moment) {
+        let quiet = now.since(self.attach_asked) >= PEACE_NS;
+        if !self.leaving.is_empty() && !quiet && now.since(self.leaving_since) < LEAVING_NS {
+            return self.timer(Self::after(now, PEACE_NS), Timer::Leaving);
+        }
+        self.detach_leaving();
+    }
+
+    pub(super) fn detach_leaving(&mut self) {
+        self.out.extend(self.leaving.drain(..).map(Command::Detach));
     }
 
     pub(super) fn detach_all(&mut self, pid: u32) {

@@ -351,6 +351,7 @@ impl Planner {
     /// The attacher has no room: what nobody uses goes at once.
     pub(super) fn attachments_full(&mut self, now: Moment) {
         self.out.push(Command::Lost(Loss::AttachmentsFull));
+        self.detach_leaving();
         self.let_go_of_unused(now);
     }
 

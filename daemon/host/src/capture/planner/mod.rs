@@ -278,6 +278,10 @@ pub struct Planner {
     ended: VecDeque<(SessionIdentity, Session)>,
     /// Processes that ended, oldest first; some are forgotten already.
     dead: VecDeque<(u32, ProcessKey)>,
+    /// Attachments of processes that ended, since when the first of them waits, and when an attach was asked for last.
+    leaving: Vec<u64>,
+    leaving_since: Moment,
+    attach_asked: Moment,
     timers: BTreeMap<(Moment, u64), Timer>,
     timer_number: u64,
     /// [`Timer::Review`] is set.
@@ -423,6 +427,8 @@ enum Timer {
     Review,
     /// End of the time in which a process on probation must show that it talks to a provider.
     Probation(u32),
+    /// Detach from processes that ended.
+    Leaving,
     /// Forget a process that ended.
     Forget(u32, ProcessKey),
     /// Look whether a tap can be closed.
@@ -445,6 +451,9 @@ impl Planner {
             sessions: HashMap::new(),
             ended: VecDeque::new(),
             dead: VecDeque::new(),
+            leaving: Vec::new(),
+            leaving_since: Moment::default(),
+            attach_asked: Moment::default(),
             timers: BTreeMap::new(),
             timer_number: 0,
             review_set: false,
@@ -543,6 +552,7 @@ impl Planner {
                 Timer::Once(file) => self.retry_once(file),
                 Timer::Review => self.review(now),
                 Timer::Probation(pid) => self.end_probation(pid),
+                Timer::Leaving => self.leaving(now),
                 Timer::Forget(pid, key) => self.forget(pid, key, now),
                 Timer::TapQuiet => self.tap_quiet(now),
             }

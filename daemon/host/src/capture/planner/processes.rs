@@ -38,7 +38,7 @@ impl Planner {
         }
         let recycled = self.processes.get(&key.pid).is_some_and(|known| differ(known.key, key));
         if recycled {
-            self.exit_known(key.pid);
+            self.exit_known(key.pid, now);
             self.retire(key.pid, now);
         }
         if !self.processes.contains_key(&key.pid) && !self.has_room_for_process(now) {
@@ -138,7 +138,7 @@ impl Planner {
         if self.processes.get(&key.pid).is_none_or(|process| process.exited || differ(process.key, key)) {
             return;
         }
-        self.exit_known(key.pid);
+        self.exit_known(key.pid, now);
         let Some(process) = self.processes.get(&key.pid) else { return };
         let (key, alone) = (process.key, process.flows.is_empty());
         if self.dead.len() >= 2 * PROCESSES_MAX {
@@ -151,7 +151,7 @@ impl Planner {
         self.timer(Self::after(now, remember), Timer::Forget(key.pid, key));
     }
 
-    fn exit_known(&mut self, pid: u32) {
+    fn exit_known(&mut self, pid: u32, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         process.exited = true;
         if process.wanted && process.armed_at.is_none() && self.options.scope != Scope::Off {
@@ -159,7 +159,7 @@ impl Planner {
         }
         self.rows_changed = true;
         let key = process.key;
-        self.detach_all(pid);
+        self.detach_in_peace(pid, now);
         self.sessions_end_with(pid);
         self.datagrams_end_with(key);
     }

@@ -501,7 +501,24 @@ fn the_next_process_of_an_executable_is_armed_at_exec_without_looking() {
     world.check(&["missed", "flow"], &["flow 8 openai captured"]);
     // It earned its probes: nothing is detached after the probation.
     world.until(100_000).check(&["detach"], &[]);
-    world.at(100_001, exit(8)).check(&["detach"], &["detach 4"]);
+    world.at(100_001, exit(8)).until(101_002).check(&["detach"], &["detach 4"]);
+}
+
+#[test]
+fn detaching_from_the_dead_holds_up_no_attach() {
+    let mut world = world();
+    call(&mut world, 7, 100, Some(120));
+    world.lines.clear();
+    // The next one begins as soon as one has ended.
+    world.at(1_000, exit(7)).at(1_001, exec(1_001, 8)).at(1_900, exit(8)).at(1_901, exec(1_901, 9));
+    world.until(2_850).check(&["attach", "detach"], &["attach 8 2", "attach 9 2"]);
+    world.until(4_000).check(&["detach"], &["detach 2", "detach 4"]);
+    // Where that never ends, it waits for no longer than ten seconds.
+    for pid in 10..40 {
+        let ms = 4_000 + u64::from(pid) * 500;
+        world.at(ms, exec(ms, pid)).at(ms + 400, exit(pid));
+    }
+    assert!(world.count("detach") > 10, "{:?}", world.lines);
 }
 
 #[test]
@@ -661,11 +678,11 @@ fn a_number_used_again_is_another_process() {
     again.start_ns += 5_000_000_000;
     let connect = event::Connect { head: head(130), task: again, socket: 1, tuple: tuple(5_432) };
     world.at(130, kernel(KernelEvent::Connect(connect)));
-    world.check(&["detach"], &["detach 2"]);
-    // Attached for the old one, answered after its end: let go at once.
+    // Attached for the old one, answered after its end: let go at once. What it had goes in a quiet moment.
     let process = Some(process_key(7, task(7).start_ns));
     let late = Event::Attached { process, file: LIBSSL, number: 20, result: Ok(77) };
-    world.at(140, late).check(&["detach"], &["detach 2", "detach 77"]);
+    world.at(140, late).check(&["detach"], &["detach 77"]);
+    world.until(1_200).check(&["detach"], &["detach 77", "detach 2"]);
 }
 
 #[test]

@@ -26,7 +26,7 @@ fn processes_are_armed_at_start_at_exec_and_when_they_map_a_library() {
     // Nobody is let go after a minute, and who talks to no provider has no coverage to tell of.
     world.until(200_000).check(&["detach"], &[]);
     world.check_rows(&[]);
-    world.at(200_001, exit(8));
+    world.at(200_001, exit(8)).until(201_100);
     assert_eq!(world.count("detach"), 1);
 }
 
