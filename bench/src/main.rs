@@ -1,5 +1,6 @@
 //! `bench`: every performance promise as a figure, a ratio within one run wherever two things are compared.
 
+mod allocations;
 mod app_cost;
 mod exit_time;
 mod ingest;
@@ -57,7 +58,7 @@ enum Bench {
     },
     /// Loss under unthrottled 16 KB writes.
     Loss,
-    /// Meter throughput beside a full simd-json parse of the same bytes.
+    /// Meter throughput and allocations beside copying, parsing, unframing and unpacking the same bytes.
     Meter,
     /// Store ingest and query.
     Store,

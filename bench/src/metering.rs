@@ -1,4 +1,10 @@
-//! Meter throughput on one core, beside a copy of the same bytes and a full `simd-json` parse of their JSON.
+//! Meter throughput and allocations on one core, exchanges as they are served, beside the limits of the same run: a
+//! copy of the bytes, a full `simd-json` parse of the JSON in them, `httparse` on the heads or the `h2` crate on the
+//! frames, and `flate2` on what is compressed. A ratio above 1 says that the meter is the faster of the two.
+
+mod calls;
+mod limits;
+mod wire;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,174 +16,147 @@ use meter::pipeline::{
     Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
 };
 use meter::pricing::Catalogue;
+use meter::record::Subject;
 use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
-use serde_json::{Value, json};
 
+use crate::allocations;
 use crate::measure::seconds_per_run;
+use wire::{Connection, Shape};
 
 const SPAN: Duration = Duration::from_millis(1_500);
 
-/// Exchanges of one session, rendered once.
-struct Shape {
-    name: &'static str,
-    request: Vec<u8>,
-    response: Vec<u8>,
-    /// JSON texts inside the response, what `simd-json` has to parse for the same knowledge.
-    documents: Vec<Vec<u8>>,
-}
+/// Exchanges over which allocations are counted.
+const COUNTED: u64 = 200;
 
 /// Prints one line per shape.
 pub(crate) fn run() -> anyhow::Result<()> {
-    println!("## Meter, one core (aim: at least 0.5 x a full simd-json parse of the same bytes)");
-    println!("{:34} {:>9} {:>11} {:>12} {:>12}", "shape", "MB/s", "exchanges/s", "x simd-json", "x memcpy");
-    for shape in shapes() {
-        let megabytes = (shape.request.len() + shape.response.len()) as f64 / 1e6;
-        let meter = meter_seconds(&shape)?;
-        let simd = seconds_per_run(SPAN, || {
-            for document in &shape.documents {
-                let mut text = document.clone();
-                assert!(simd_json::to_borrowed_value(&mut text).is_ok());
-            }
-        });
-        let mut copy = vec![0; shape.response.len()];
-        let copied = seconds_per_run(SPAN / 4, || {
-            copy.copy_from_slice(std::hint::black_box(&shape.response));
-            std::hint::black_box(&copy);
-        });
+    println!("## Meter, one core (aim: at least 0.5 x simd-json, above 1 on streamed answers)");
+    println!(
+        "{:40} {:>7} {:>11} {:>11} {:>11} {:>9} {:>10} {:>7} {:>9}",
+        "shape",
+        "MB/s",
+        "exchanges/s",
+        "allocations",
+        "x simd-json",
+        "x memcpy",
+        "x httparse",
+        "x h2",
+        "x flate2"
+    );
+    for shape in calls::shapes()? {
+        let Shape { name, documents, heads, packed, .. } = &shape;
+        let megabytes = (shape.connection.sent.len() + shape.connection.received.len()) as f64 / 1e6;
+        let (meter, allocations) = meter(&shape)?;
+        let parsed = seconds_per_run(SPAN, || limits::parse(documents));
+        let copied = limits::copy_seconds(SPAN / 4, &shape.connection);
+        let of_meter = |seconds: Option<f64>| {
+            seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.3}", seconds / meter))
+        };
+        let headed = heads.as_ref().map(|heads| seconds_per_run(SPAN / 4, || limits::read_heads(heads)));
+        let framed = match heads {
+            None if shape.connection.streams.is_some() => Some(limits::h2_seconds(SPAN, &shape.connection)?),
+            _ => None,
+        };
+        let unpacked = packed.as_ref().map(|packed| seconds_per_run(SPAN / 2, || limits::unpack(packed)));
         println!(
-            "{:34} {:9.0} {:11.0} {:12.2} {:12.3}",
-            shape.name,
+            "{name:40} {:7.0} {:11.0} {allocations:11.1} {:11.2} {:9.3} {:>10} {:>7} {:>9}",
             megabytes / meter,
             1.0 / meter,
-            simd / meter,
-            copied / meter
+            parsed / meter,
+            copied / meter,
+            of_meter(headed),
+            of_meter(framed),
+            of_meter(unpacked)
         );
     }
     Ok(())
 }
 
-/// Seconds per exchange, pipeline included: session of a known host, keep-alive, chunks of 16 KB.
-fn meter_seconds(shape: &Shape) -> anyhow::Result<f64> {
-    let mut pipeline = Pipeline::new(PipelineOptions {
-        directory: Arc::new(Directory::builtin()),
-        owners: Arc::new(OwnerIndex::empty(1, UnixNanos(0))),
-        catalogue: Arc::new(Catalogue::vendored()?),
-        clock: WallClock { offset_ns: 0 },
-        fingerprint_keys: FingerprintKeys::default(),
-        attempts: Attempts::new([3; 16]),
-        id_seed: 1,
-        detect_by_path: false,
-        fence_panics: true,
-    });
-    let session = SessionId(1);
-    let process = ProcessKey { pid: 1, start_ticks: 1 };
-    let host = HostEvidence { host: "api.openai.com".into(), identified_by: IdentifiedBy::TlsHostnameCall };
-    let opened = Input::Opened {
-        session,
-        process,
-        workload: Workload::unknown(process),
-        host: Some(host),
-        joined_late: false,
-    };
-    pipeline.handle(opened, Moment(1));
-    let (mut sent, mut received, mut now, mut records) = (0, 0, 1_u64, 0_u64);
-    let mut runs = 0_u64;
-    let seconds = seconds_per_run(SPAN, || {
-        for (direction, bytes, offset) in [
-            (Direction::Sent, &shape.request, &mut sent),
-            (Direction::Received, &shape.response, &mut received),
-        ] {
-            for piece in bytes.chunks(16 * 1024) {
-                now += 1_000;
-                pipeline
-                    .handle(Input::Chunk { session, direction, offset: *offset, bytes: piece }, Moment(now));
-                *offset += piece.len() as u64;
+/// Seconds and allocations per exchange, pipeline, attribution and price included: session of a known host that is
+/// kept alive, pieces of 16 KB.
+fn meter(shape: &Shape) -> anyhow::Result<(f64, f64)> {
+    let mut metered = Metered::new(shape)?;
+    let seconds = seconds_per_run(SPAN, || metered.exchange());
+    let before = allocations::made();
+    (0..COUNTED).for_each(|_| metered.exchange());
+    let allocations = (allocations::made() - before) as f64 / COUNTED as f64;
+    let Metered { records, exchanges, .. } = metered;
+    anyhow::ensure!(records == exchanges, "{}: {records} whole records of {exchanges} exchanges", shape.name);
+    Ok((seconds, allocations))
+}
+
+/// A session that has the same exchange again and again.
+struct Metered {
+    pipeline: Pipeline,
+    connection: Connection,
+    /// Bytes of each direction so far.
+    ends: [u64; 2],
+    now: u64,
+    exchanges: u64,
+    /// Records with counts of both directions.
+    records: u64,
+}
+
+const SESSION: SessionId = SessionId(1);
+
+impl Metered {
+    fn new(shape: &Shape) -> anyhow::Result<Metered> {
+        let mut pipeline = Pipeline::new(PipelineOptions {
+            directory: Arc::new(Directory::builtin()),
+            owners: Arc::new(OwnerIndex::empty(1, UnixNanos(0))),
+            catalogue: Arc::new(Catalogue::vendored()?),
+            clock: WallClock { offset_ns: 0 },
+            fingerprint_keys: FingerprintKeys::default(),
+            attempts: Attempts::new([3; 16]),
+            id_seed: 1,
+            detect_by_path: false,
+            fence_panics: true,
+        });
+        let process = ProcessKey { pid: 1, start_ticks: 1 };
+        let host = HostEvidence { host: shape.host.into(), identified_by: IdentifiedBy::TlsHostnameCall };
+        let opened = Input::Opened {
+            session: SESSION,
+            process,
+            workload: Workload::unknown(process),
+            host: Some(host),
+            joined_late: false,
+        };
+        pipeline.handle(opened, Moment(1));
+        let connection = shape.connection.clone();
+        let mut metered = Metered { pipeline, connection, ends: [0; 2], now: 1, exchanges: 0, records: 0 };
+        let [sent, received] = shape.connection.opening.clone();
+        metered.chunk(Direction::Sent, &sent);
+        metered.chunk(Direction::Received, &received);
+        while metered.pipeline.poll().is_some() {}
+        Ok(metered)
+    }
+
+    fn exchange(&mut self) {
+        self.connection.next_stream();
+        let [sent, received] =
+            [std::mem::take(&mut self.connection.sent), std::mem::take(&mut self.connection.received)];
+        self.chunk(Direction::Sent, &sent);
+        self.chunk(Direction::Received, &received);
+        (self.connection.sent, self.connection.received) = (sent, received);
+        while let Some(output) = self.pipeline.poll() {
+            if let Output::Record(record) = output
+                && let Subject::Exchange(exchange) = &record.subject
+            {
+                let usage = &exchange.usage;
+                self.records += u64::from(usage.input.is_some() && usage.output.is_some());
             }
         }
-        while let Some(output) = pipeline.poll() {
-            records += u64::from(matches!(output, Output::Record(_)));
-        }
-        runs += 1;
-    });
-    anyhow::ensure!(records == runs, "{}: {records} records of {runs} exchanges", shape.name);
-    Ok(seconds)
-}
+        self.exchanges += 1;
+    }
 
-fn shapes() -> Vec<Shape> {
-    vec![
-        streamed("chat, streamed, 1,000 events", 1_000, true),
-        streamed("chat, streamed, 30 events", 30, true),
-        whole("chat, one JSON answer of 2 KB", 2_000),
-        whole("chat, one JSON answer of 200 KB", 200_000),
-        long_request("chat, request of 200 KB", 200_000),
-    ]
-}
-
-fn request(prompt: usize, stream: bool) -> Vec<u8> {
-    let content = "Summarise this: \u{e4}\u{f6} \"quoted\" text\n".repeat(prompt / 36 + 1);
-    let body =
-        json!({"model": "gpt-4o", "messages": [{"role": "user", "content": content}], "stream": stream,
-        "stream_options": {"include_usage": true}})
-        .to_string();
-    let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\nAuthorization: Bearer sk-bench\r\n\
-        Content-Type: application/json\r\nUser-Agent: OpenAI/Python 3.54.0\r\n";
-    format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
-}
-
-fn usage() -> Value {
-    json!({"prompt_tokens": 1200, "completion_tokens": 340, "total_tokens": 1540,
-        "prompt_tokens_details": {"cached_tokens": 1000}, "completion_tokens_details": {"reasoning_tokens": 5}})
-}
-
-fn streamed(name: &'static str, events: usize, chunked: bool) -> Shape {
-    let chunk = |choices: Value, usage: Value| {
-        json!({"id": "chatcmpl-0123456789abcdefghij", "object": "chat.completion.chunk", "created": 1_760_000_000,
-            "model": "gpt-4o-2024-08-06", "service_tier": "default", "system_fingerprint": "fp_0123456789",
-            "choices": choices, "usage": usage, "obfuscation": "x8K2mQ"})
-        .to_string()
-    };
-    let mut documents: Vec<String> = (0..events)
-        .map(|number| chunk(json!([{"index": 0, "delta": {"content": format!(" word{number}")}, "logprobs": null, "finish_reason": null}]), Value::Null))
-        .collect();
-    documents.push(chunk(json!([{"index": 0, "delta": {}, "finish_reason": "stop"}]), Value::Null));
-    documents.push(chunk(json!([]), usage()));
-    let mut body = Vec::new();
-    for document in documents.iter().map(String::as_str).chain(["[DONE]"]) {
-        let event = format!("data: {document}\n\n");
-        if chunked {
-            body.extend_from_slice(format!("{:x}\r\n{event}\r\n", event.len()).as_bytes());
-        } else {
-            body.extend_from_slice(event.as_bytes());
+    fn chunk(&mut self, direction: Direction, bytes: &[u8]) {
+        let end = &mut self.ends[usize::from(direction == Direction::Received)];
+        for bytes in bytes.chunks(16 * 1024) {
+            self.now += 1_000;
+            let chunk = Input::Chunk { session: SESSION, direction, offset: *end, bytes };
+            self.pipeline.handle(chunk, Moment(self.now));
+            *end += bytes.len() as u64;
         }
     }
-    body.extend_from_slice(b"0\r\n\r\n");
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream; charset=utf-8\r\nTransfer-Encoding: chunked\r\nx-request-id: req_0\r\n\r\n";
-    let response = [head.as_bytes(), &body].concat();
-    Shape {
-        name,
-        request: request(200, true),
-        response,
-        documents: documents.into_iter().map(String::into_bytes).collect(),
-    }
-}
-
-fn whole(name: &'static str, bytes: usize) -> Shape {
-    let content = "An answer with \"quotes\", a newline\n and \u{fc}mlauts. ".repeat(bytes / 48 + 1);
-    let document = json!({"id": "chatcmpl-0123456789", "object": "chat.completion", "created": 1_760_000_000,
-        "model": "gpt-4o-2024-08-06", "service_tier": "default",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": content}}],
-        "usage": usage()})
-    .to_string();
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nx-request-id: req_0\r\n";
-    let response = format!("{head}Content-Length: {}\r\n\r\n{document}", document.len()).into_bytes();
-    Shape { name, request: request(200, false), response, documents: vec![document.into_bytes()] }
-}
-
-fn long_request(name: &'static str, bytes: usize) -> Shape {
-    let mut shape = whole(name, 500);
-    shape.request = request(bytes, false);
-    let body = shape.request.windows(4).position(|window| window == b"\r\n\r\n").map_or(0, |at| at + 4);
-    shape.documents.push(shape.request[body..].to_vec());
-    shape
 }
