@@ -82,6 +82,7 @@ const TARGETS: &[Target] = &[
     pure("body", &["daemon/meter/src/http/body.rs"]),
     pure("eventstream", &["daemon/meter/src/http/eventstream.rs"]),
     pure("grpc", &["daemon/meter/src/http/grpc.rs"]),
+    pure("websocket", &["daemon/meter/src/http/ws.rs"]),
     pure("protobuf", &["daemon/meter/src/llm/protobuf.rs"]),
     pure("answer", &["daemon/meter/src/llm"]),
     pure("pipeline", &["daemon/meter/src/pipeline.rs", "daemon/meter/src/pipeline"]),

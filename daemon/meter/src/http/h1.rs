@@ -436,7 +436,7 @@ impl Connection {
                         if self.pending.is_empty() {
                             self.truncated_request(tally, sink);
                         }
-                        Some(self.response(parsed.code.unwrap_or(0), parsed.headers, sink))
+                        Some(self.response(parsed.code.unwrap_or(0), parsed.headers, tally, sink))
                     }
                     _ => None,
                 }
@@ -529,7 +529,13 @@ impl Connection {
         if matches!(self.sent.state, State::Head) { &self.sent.held } else { &[] }
     }
 
-    fn response(&mut self, status: u16, headers: &[Header<'_>], sink: &mut impl Sink) -> Next {
+    fn response(
+        &mut self,
+        status: u16,
+        headers: &[Header<'_>],
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Next {
         if (100..200).contains(&status) && status != 101 {
             return Next::Http1;
         }
@@ -568,9 +574,11 @@ impl Connection {
         }
         let no_body = pending.is_some_and(|pending| pending.head_only) || matches!(status, 204 | 304);
         self.receiving = Some(Receiving { key });
-        match if no_body { Framing::Length(0) } else { Framing::of_response(headers) } {
-            Framing::Length(0) => self.end(Direction::Received, End::Complete, sink),
-            framing => self.received.state = State::Body(framing),
+        match if no_body { Some(Framing::Length(0)) } else { Framing::of_response(headers) } {
+            Some(Framing::Length(0)) => self.end(Direction::Received, End::Complete, sink),
+            Some(framing) => self.received.state = State::Body(framing),
+            // Where it ends nobody can say; read on, it would take in the answer after it.
+            None => self.lose_place(Direction::Received, Reason::Undecodable, tally, sink),
         }
         Next::Http1
     }
@@ -699,24 +707,29 @@ enum Progress {
     Broken,
 }
 
+/// A length is digits and nothing else, no sign either (RFC 9110, 8.6).
+fn length(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()))
+}
+
 impl Framing {
     fn of_request(headers: &[Header<'_>]) -> Option<Framing> {
         if is_chunked(headers) {
             return Some(Framing::Chunked(Chunk::Size { value: 0, digits: 0 }));
         }
         match header(headers, "content-length") {
-            Some(text) => text.parse().ok().map(Framing::Length),
+            Some(text) => length(text).map(Framing::Length),
             None => Some(Framing::Length(0)),
         }
     }
 
-    fn of_response(headers: &[Header<'_>]) -> Framing {
+    fn of_response(headers: &[Header<'_>]) -> Option<Framing> {
         if is_chunked(headers) {
-            return Framing::Chunked(Chunk::Size { value: 0, digits: 0 });
+            return Some(Framing::Chunked(Chunk::Size { value: 0, digits: 0 }));
         }
-        match header(headers, "content-length").and_then(|text| text.parse().ok()) {
-            Some(length) => Framing::Length(length),
-            None => Framing::UntilClose,
+        match header(headers, "content-length") {
+            Some(text) => length(text).map(Framing::Length),
+            None => Some(Framing::UntilClose),
         }
     }
 

@@ -69,6 +69,7 @@ impl Decoder {
     pub fn decode(&mut self, mut block: &[u8]) -> Result<Fields, Broken> {
         let mut fields = Fields::default();
         let mut total = 0usize;
+        let mut begun = false;
         while let Some(first) = block.first().copied() {
             let field = match first {
                 0x80.. => {
@@ -88,8 +89,9 @@ impl Decoder {
                     name
                 }
                 0x20..=0x3f => {
+                    // Sizes stand before all fields (RFC 7541, 4.2).
                     let capacity = integer(&mut block, 5)?;
-                    if capacity > HPACK_TABLE_MAX {
+                    if begun || capacity > HPACK_TABLE_MAX {
                         return Err(Broken);
                     }
                     self.capacity = capacity;
@@ -101,6 +103,7 @@ impl Decoder {
                     name.map(|name| (name, value))
                 }
             };
+            begun = true;
             match field {
                 Some((name, _)) if name.is_empty() => fields.unknown += 1,
                 Some((name, value)) => {
@@ -380,11 +383,19 @@ mod tests {
     }
 
     #[test]
+    fn sizes_stand_before_all_fields() {
+        // Emptied and made large again in one block; what is added after that has the first place.
+        let blocks = ["40 01 61 01 62", "20 3f e1 1f 40 01 63 01 64", "be"];
+        check(&blocks, &["c: d"]);
+        check(&["40 01 61 01 62", "20 82"], &[":method: GET"]);
+    }
+
+    #[test]
     fn what_was_never_seen_is_left_out() {
         let mut decoder = Decoder::default();
         let fields = decoder.decode(&hex("82 c5 be")).unwrap_or_default();
         assert_eq!((fields.list.len(), fields.unknown), (1, 2));
-        for broken in ["80", "ff ff ff ff ff ff", "40 05 61", "00 81 00 00", "3f ff ff 7f"] {
+        for broken in ["80", "ff ff ff ff ff ff", "40 05 61", "00 81 00 00", "3f ff ff 7f", "82 20"] {
             assert!(Decoder::default().decode(&hex(broken)).is_err(), "{broken}");
         }
     }

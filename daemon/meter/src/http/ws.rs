@@ -40,11 +40,20 @@ impl Options {
     /// What the response that switches protocols agrees to; `None` if not to a WebSocket.
     pub fn of(headers: &[Header<'_>]) -> Option<Options> {
         header(headers, "upgrade").filter(|to| to.eq_ignore_ascii_case("websocket"))?;
-        let extensions = header(headers, "sec-websocket-extensions").unwrap_or("");
-        let mut parameters = extensions.split(',').next().unwrap_or("").split(';').map(str::trim);
-        let deflate = parameters.next().is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate"));
-        let mut options = Options { deflate, fresh: [false; 2] };
-        for parameter in parameters {
+        let agreed =
+            headers.iter().filter(|field| field.name.eq_ignore_ascii_case("sec-websocket-extensions"));
+        let deflate = agreed
+            .filter_map(|field| std::str::from_utf8(field.value).ok())
+            .flat_map(|value| value.split(','))
+            .map(|extension| extension.split(';').map(str::trim))
+            .find_map(|mut words| {
+                words
+                    .next()
+                    .is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate"))
+                    .then_some(words)
+            });
+        let mut options = Options { deflate: deflate.is_some(), fresh: [false; 2] };
+        for parameter in deflate.into_iter().flatten() {
             // An inflater with the largest window reads what a smaller one wrote.
             match parameter.to_ascii_lowercase().as_str() {
                 "client_no_context_takeover" => options.fresh[0] = true,
@@ -215,9 +224,7 @@ impl Half {
     fn message_lost(&mut self, key: Key, bytes: u64, sink: &mut impl Sink) {
         if self.message.is_some_and(|message| message.deflated) {
             self.inflater = None;
-            if !self.fresh {
-                self.undecodable = Some(Reason::Gap);
-            }
+            self.undecodable = Some(Reason::Gap);
         }
         sink.message(key, self.direction, Piece::Gap(bytes));
     }
@@ -227,7 +234,7 @@ impl Half {
         self.held = 0;
         self.message = Some(Message { deflated: self.deflate });
         self.message_lost(key, bytes, sink);
-        self.message = None;
+        self.message_over();
         self.state = State::Skip(reason);
     }
 
@@ -371,10 +378,12 @@ impl Half {
         if !(data && last) {
             return;
         }
-        let deflated = self.message.take().is_some_and(|message| message.deflated);
+        let deflated = self.message.is_some_and(|message| message.deflated);
         let direction = self.direction;
         if let (true, Some(inflater)) = (deflated, &mut self.inflater) {
-            let end = inflater.push(&TAIL, &mut |part| sink.message(key, direction, Piece::Bytes(part)));
+            // Data that is over has its end already.
+            let tail: &[u8] = if inflater.ended { &[] } else { &TAIL };
+            let end = inflater.push(tail, &mut |part| sink.message(key, direction, Piece::Bytes(part)));
             if let Err(reason) = end {
                 self.undecodable.get_or_insert(reason);
                 sink.message(key, direction, Piece::Gap(0));
@@ -383,11 +392,16 @@ impl Half {
                 self.inflater = None;
             }
         }
-        // A window that begins anew makes the next message readable again.
-        if deflated && self.fresh {
+        self.message_over();
+        sink.message_end(key, direction);
+    }
+
+    /// A window that begins anew makes the next message readable again.
+    fn message_over(&mut self) {
+        self.message = None;
+        if self.fresh {
             self.undecodable = None;
         }
-        sink.message_end(key, direction);
     }
 
     /// Whether `bytes` can be nothing but frames of this direction: heads follow each other where the lengths say, to the
@@ -475,7 +489,15 @@ impl Inflater {
     fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
         let mut buffer = [0; DECODE_BUFFER];
         self.taken = self.taken.saturating_add(bytes.len() as u64);
-        while !self.ended {
+        loop {
+            if self.ended {
+                if bytes.is_empty() {
+                    break;
+                }
+                // A message may go on behind a last block (RFC 7692, 7.2.3.4).
+                self.state.reset(false);
+                self.ended = false;
+            }
             let (before_in, before_out) = (self.state.total_in(), self.state.total_out());
             let status = self.state.decompress(bytes, &mut buffer, FlushDecompress::Sync);
             let status = status.map_err(|_| Reason::Undecodable)?;
@@ -488,7 +510,7 @@ impl Inflater {
             }
             out(buffer.get(..made).unwrap_or_default());
             self.ended = status == Status::StreamEnd;
-            if made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
+            if !self.ended && made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
                 break;
             }
         }

@@ -78,7 +78,7 @@ fn instruction() -> impl Strategy<Value = Vec<u8>> {
     ]
 }
 
-/// A block: sizes of the table stand at its beginning (ours takes them anywhere).
+/// A block: sizes of the table stand at its beginning (the other takes them elsewhere too).
 fn block() -> impl Strategy<Value = Vec<u8>> {
     let size = (0usize..4_097).prop_map(|size| integer(0x20, 5, size));
     (prop::collection::vec(size, 0..2), prop::collection::vec(instruction(), 1..10))

@@ -10,6 +10,7 @@ mod http2;
 mod log;
 mod sse;
 mod tape;
+mod websocket;
 
 /// So many generated inputs; what fails is printed, not written beside the sources.
 fn cases(cases: u32) -> proptest::test_runner::Config {

@@ -20,6 +20,9 @@ fn reply(input: u64, output: u64) -> Vec<u8> {
     answer(200, "", usage(input, output).as_bytes())
 }
 
+/// The beginning of a call.
+const CALL: &str = "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\n";
+
 enum Do {
     Sent(Vec<u8>),
     Received(Vec<u8>),
@@ -144,6 +147,20 @@ fn messages_are_framed_and_paired() {
                 Do::Received(reply(1, 2)),
             ],
             vec!["401 -,-,-,-,- not_reported", "200 1,2,-,-,- ok"],
+        ),
+        (
+            "a body that waits to be asked for",
+            vec![
+                Do::Sent(text(&format!("{CALL}Expect: 100-continue\r\nContent-Length: 13\r\n\r\n"))),
+                Do::Received(text("HTTP/1.1 100 Continue\r\n\r\n")),
+                Do::Sent(text("{\"model\":\"m\"}")),
+                Do::Received(reply(1, 2)),
+                Do::Sent(text(&format!("{CALL}Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"))),
+                Do::Received(text("HTTP/1.1 100 Continue\r\n\r\n")),
+                Do::Sent(text("d\r\n{\"model\":\"m\"}\r\n0\r\n\r\n")),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"],
         ),
         (
             "blank lines between messages",
@@ -279,6 +296,28 @@ fn holes_stay_with_their_message() {
     ] {
         let outcome = check(name, &script, &expected);
         assert!(outcome.lost.iter().any(|(reason, _)| *reason == Reason::Gap), "{name}: {:?}", outcome.lost);
+    }
+}
+
+/// What is no length says nothing of where its message ends: that message is lost, the next is not.
+#[test]
+fn a_length_is_digits() {
+    let body = usage(1, 2);
+    let both = ["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"];
+    for (sign, request, response) in [
+        ("", both, both),
+        ("0", both, both),
+        ("+", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+        ("-", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+        ("0x", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+    ] {
+        let asked = format!("{CALL}Content-Length: {sign}13\r\n\r\n{{\"model\":\"m\"}}");
+        let answered = format!("HTTP/1.1 200 OK\r\nContent-Length: {sign}{}\r\n\r\n{body}", body.len());
+        let again = || [Do::Sent(ask()), Do::Received(reply(3, 4))];
+        let asks = [Do::Sent(text(&asked)), Do::Received(reply(1, 2))];
+        check(&asked, &asks.into_iter().chain(again()).collect::<Vec<_>>(), &request);
+        let answers = [Do::Sent(ask()), Do::Received(text(&answered))];
+        check(&answered, &answers.into_iter().chain(again()).collect::<Vec<_>>(), &response);
     }
 }
 

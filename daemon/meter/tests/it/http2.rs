@@ -40,6 +40,13 @@ fn ask_again(stream: u32) -> Vec<u8> {
         .concat()
 }
 
+/// A call whose head block begins with what changes the size of the table.
+fn sized(update: &[u8], call: Vec<u8>) -> Vec<u8> {
+    let (length, stream) = (usize::from(call[2]), u32::from(call[8]));
+    let (head, rest) = call[9..].split_at(length);
+    [&frame(1, 4, stream, &[update, head].concat()), rest].concat()
+}
+
 fn usage(input: u64) -> String {
     format!("{{\"model\":\"m\",\"usage\":{{\"prompt_tokens\":{input},\"completion_tokens\":2}}}}")
 }
@@ -112,6 +119,19 @@ fn streams_become_exchanges_wherever_they_are_cut() {
                 ),
             ],
             vec!["200 1,2,-,-,- ok", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "the table's size changes by settings: emptied, then large enough again",
+            vec![
+                Do::Sent([PREFACE, &ask(1)].concat()),
+                Do::Received([frame(4, 0, 0, &[0, 1, 0, 0, 0, 0]), reply(1, 1)].concat()),
+                Do::Sent([frame(4, 1, 0, &[]), sized(&[0x20], ask(3))].concat()),
+                Do::Received([frame(4, 0, 0, &[0, 1, 0, 0, 0x10, 0]), reply(3, 3)].concat()),
+                // Up to 4,096 bytes: what comes now is kept, what came before was not.
+                Do::Sent([frame(4, 1, 0, &[]), sized(&[0x3f, 0xe1, 0x1f], ask(5)), ask_again(7)].concat()),
+                Do::Received([reply(5, 5), reply(7, 7)].concat()),
+            ],
+            vec!["200 1,2,-,-,- ok", "200 3,2,-,-,- ok", "200 5,2,-,-,- ok", "200 7,2,-,-,- ok"],
         ),
         (
             "padding, priority, continuation, interim, trailers, unknown frames",

@@ -208,6 +208,10 @@ fn deflated_messages_are_read() {
         ("permessage-deflate", false),
         ("permessage-deflate; client_max_window_bits=12; server_max_window_bits=15", false),
         ("permessage-deflate; server_no_context_takeover; client_no_context_takeover", true),
+        (
+            "x-other; a=b\r\nSec-WebSocket-Extensions: x-more, permessage-deflate;server_no_context_takeover",
+            true,
+        ),
     ] {
         let frames = deflated(&texts, fresh).into_iter().map(|bytes| frame(Received, 0xc1, &bytes));
         check(extension, &handshake(extension).into_iter().chain(frames).collect::<Vec<_>>(), &expected);
