@@ -292,7 +292,7 @@ impl Pipeline {
                 if workload.process != process {
                     workload = Workload::unknown(process);
                 }
-                self.record(exchange, workload, now);
+                self.record(Box::new(exchange), workload, now);
             }
             Input::Flow { flow, workload, started_at, started } => {
                 self.flow(flow, workload, started_at, started, now)
@@ -412,7 +412,7 @@ impl Pipeline {
         }
     }
 
-    fn record(&mut self, exchange: Exchange, workload: Arc<Workload>, now: Moment) {
+    fn record(&mut self, exchange: Box<Exchange>, workload: Arc<Workload>, now: Moment) {
         let started_at = self.shared.clock.at(exchange.timing.started);
         let attribution =
             attribute(Some(&exchange.host), &workload, &self.shared.owners, self.shared.clock.at(now));
@@ -421,7 +421,7 @@ impl Pipeline {
             id: self.id(started_at),
             started_at,
             recorded_at: self.shared.clock.at(now),
-            subject: Subject::Exchange(Box::new(exchange)),
+            subject: Subject::Exchange(exchange),
             workload,
             attribution,
             cost: Some(cost),

@@ -1,5 +1,7 @@
 //! From the index and a workload to an owner: pick the tenant, then the owner within it.
 
+use smallvec::SmallVec;
+
 use super::combine::{self, Signal};
 use super::confidence::{Band, Confidence, SelfAsserted};
 use super::index::{NumberedRule, SubIndex};
@@ -18,7 +20,9 @@ pub fn attribute(host: Option<&str>, workload: &Workload, index: &OwnerIndex, no
     if index.is_stale(now) {
         return draft.null(fallback(index), NullReason::IndexStale, Vec::new());
     }
-    let found: Vec<Found> = index.subs().iter().map(|sub| Found::of(sub, host, workload, index)).collect();
+    // A node has one tenant almost always.
+    let found: SmallVec<[Found<'_>; 1]> =
+        index.subs().iter().map(|sub| Found::of(sub, host, workload, index)).collect();
     match found.as_slice() {
         [only] => draft.decide(only),
         several => {

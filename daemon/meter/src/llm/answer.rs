@@ -23,7 +23,7 @@ enum Form {
     /// JSON, one document or several.
     Json,
     /// Server-sent events.
-    Events(Box<Sse>),
+    Events(Sse),
     /// AWS event stream.
     Messages(Box<EventStream>),
     /// Protobuf, one message or several.
@@ -147,7 +147,7 @@ impl Answer {
                     self.array = true;
                     Form::Json
                 }
-                b':' | b'd' | b'e' | b'i' | b'r' => Form::Events(Box::default()),
+                b':' | b'd' | b'e' | b'i' | b'r' => Form::Events(Sse::default()),
                 _ => Form::Opaque,
             };
         }

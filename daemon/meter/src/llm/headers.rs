@@ -115,8 +115,11 @@ fn product(agent: &str, withheld: &mut Withheld) -> Option<Box<str>> {
         .next()
         .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
         .and_then(|version| names::word(version.as_bytes()).at(Place::Sdk, withheld));
-    let text = version.map_or_else(|| name.to_owned(), |version| format!("{name} {version}"));
-    Some(text.into())
+    Some(match version {
+        // One allocation, where `format!` makes some.
+        Some(version) => [name, version].join(" ").into(),
+        None => name.into(),
+    })
 }
 
 /// The trace id of a `traceparent` (W3C Trace Context, level 1): version, 32 digits, 16 digits, flags, all lower-case

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::sync::Arc;
 
 use percent_encoding::percent_decode_str;
+use smallvec::SmallVec;
 
 use super::open::Open;
 use super::talk::Talk;
@@ -36,7 +37,8 @@ enum Naming {
 /// What a step made.
 #[derive(Debug, Default)]
 pub(super) struct Made {
-    pub(super) exchanges: Vec<Exchange>,
+    /// Boxed as their records hold them; a step seldom makes more than one.
+    pub(super) exchanges: SmallVec<[Box<Exchange>; 1]>,
     pub(super) verdict: Option<SessionVerdict>,
     pub(super) lost: Vec<(Reason, u64)>,
 }
@@ -208,10 +210,10 @@ impl Session {
         let told = std::mem::take(&mut self.state.made.exchanges);
         self.state.made = Made { exchanges: told, ..Made::default() };
         for open in std::mem::take(&mut self.state.open) {
-            self.state.made.exchanges.push(open.given_up());
+            self.state.made.exchanges.push(Box::new(open.given_up()));
         }
         if let Some(talk) = self.state.talk.take() {
-            self.state.made.exchanges.push(talk.given_up());
+            self.state.made.exchanges.push(Box::new(talk.given_up()));
         }
         self.protocol = Protocol::Unmetered(Reason::Panicked);
         let missing =
@@ -304,13 +306,12 @@ impl Exchanges {
             Naming::Unknown | Naming::NotAi => "unknown".into(),
         };
         let host = self.host.as_ref();
+        let host_name = host.map_or_else(|| "".into(), |host| Arc::clone(&host.host));
         Exchange {
             session: self.id,
             ordinal,
-            provider,
-            host: host.map_or_else(|| "".into(), |host| Arc::clone(&host.host)),
             identified_by: host.map_or(IdentifiedBy::IpRange, |host| host.identified_by),
-            ..blank(started)
+            ..blank(provider, host_name, started)
         }
     }
 
@@ -322,7 +323,7 @@ impl Exchanges {
     fn settle(&mut self, key: Key) {
         if let Some(at) = self.open.iter().position(|open| open.key == key && open.is_over()) {
             let open = self.open.remove(at);
-            self.made.exchanges.push(open.finish());
+            self.made.exchanges.push(Box::new(open.finish()));
         }
     }
 
@@ -332,7 +333,7 @@ impl Exchanges {
             if !open.is_over() {
                 open.response_end(End::Cut(reason), now);
             }
-            self.made.exchanges.push(open.finish());
+            self.made.exchanges.push(Box::new(open.finish()));
         }
     }
 }
@@ -367,12 +368,12 @@ fn host_name(authority: &str) -> String {
     plain.trim_end_matches('.').to_ascii_lowercase()
 }
 
-fn blank(started: Moment) -> Exchange {
+fn blank(provider: Arc<str>, host: Arc<str>, started: Moment) -> Exchange {
     Exchange {
         session: SessionId(0),
         ordinal: 0,
-        provider: "unknown".into(),
-        host: "".into(),
+        provider,
+        host,
         identified_by: IdentifiedBy::IpRange,
         dialect: None,
         operation: "unknown",
@@ -409,11 +410,9 @@ pub(super) fn missed(host: &HostEvidence, started: Moment, reason: Reason, share
     let provider =
         shared.directory.lookup(&host.host).map_or_else(|| "unknown".into(), |found| Arc::clone(&found.name));
     Exchange {
-        provider,
-        host: Arc::clone(&host.host),
         identified_by: host.identified_by,
         reason: Some(reason),
-        ..blank(started)
+        ..blank(provider, Arc::clone(&host.host), started)
     }
 }
 
@@ -454,7 +453,8 @@ impl Meter<'_> {
             }
             // No room to follow it: told at once, with what the head said.
             None => {
-                self.state.made.exchanges.push(Exchange { reason: Some(Reason::LimitReached), ..exchange })
+                let exchange = Exchange { reason: Some(Reason::LimitReached), ..exchange };
+                self.state.made.exchanges.push(Box::new(exchange));
             }
         }
     }
@@ -571,7 +571,7 @@ impl Sink for Meter<'_> {
     fn orphan(&mut self, reason: Reason) {
         if let Naming::Provider(_) = self.state.naming {
             let exchange = self.state.blank(self.now);
-            self.state.made.exchanges.push(Exchange { reason: Some(reason), ..exchange });
+            self.state.made.exchanges.push(Box::new(Exchange { reason: Some(reason), ..exchange }));
         }
     }
 
@@ -599,14 +599,14 @@ impl Sink for Meter<'_> {
         let now = self.now;
         let Exchanges { talk, made, ordinal, .. } = &mut *self.state;
         if let Some(talk) = talk.as_mut().filter(|talk| talk.key == key) {
-            made.exchanges.extend(talk.message_end(direction, now, ordinal));
+            made.exchanges.extend(talk.message_end(direction, now, ordinal).into_iter().map(Box::new));
         }
     }
 
     fn hung_up(&mut self, key: Key, end: End) {
         if let Some(mut talk) = self.state.talk.take_if(|talk| talk.key == key) {
             let told = talk.hung_up(end, self.now, &mut self.state.ordinal);
-            self.state.made.exchanges.extend(told);
+            self.state.made.exchanges.extend(told.into_iter().map(Box::new));
         }
     }
 

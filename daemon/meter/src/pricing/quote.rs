@@ -189,22 +189,24 @@ fn rate_of<'a>(
                 false => of_day >= from || of_day < to,
             })
     };
-    let tier = exchange.service_tier.as_deref().map(str::to_ascii_lowercase);
-    // Vertex AI says how traffic was served: `ON_DEMAND_FLEX`.
-    let tier = tier.map(|tier| tier.strip_prefix("on_demand_").map(str::to_owned).unwrap_or(tier));
-    let batch = exchange.batch || tier.as_deref() == Some("batch");
+    let tier = exchange.service_tier.as_deref().map(how_served);
+    let batch = exchange.batch || tier.is_some_and(|tier| tier.eq_ignore_ascii_case("batch"));
     let tier = tier.filter(|tier| !is_standard(tier));
     let region = Directory::region_of(&exchange.host);
+    let same = |named: Option<&str>, tier: Option<&str>| match (named, tier) {
+        (Some(named), Some(tier)) => named.eq_ignore_ascii_case(tier),
+        (named, tier) => named == tier,
+    };
     let pick = |tier: Option<&str>, batch: bool| {
         let regions: [Option<&str>; 3] = [region, region.map(|_| "*"), None];
         regions.into_iter().find_map(|region| {
             let fits = |rate: &&Rate| {
-                rate.region.as_deref() == region && rate.tier.as_deref() == tier && rate.batch == batch
+                rate.region.as_deref() == region && same(rate.tier.as_deref(), tier) && rate.batch == batch
             };
             model.rates.iter().rev().find(|rate| fits(rate) && in_force(rate))
         })
     };
-    if let Some(rate) = pick(tier.as_deref(), batch) {
+    if let Some(rate) = pick(tier, batch) {
         return Some(rate);
     }
     if batch {
@@ -215,9 +217,19 @@ fn rate_of<'a>(
     pick(None, batch).or_else(|| pick(None, false))
 }
 
+/// The tier in what Vertex AI says of how traffic was served: `ON_DEMAND_FLEX`. Other names are as they are.
+fn how_served(tier: &str) -> &str {
+    const SERVED: &str = "on_demand_";
+    match tier.split_at_checked(SERVED.len()) {
+        Some((served, rest)) if served.eq_ignore_ascii_case(SERVED) => rest,
+        _ => tier,
+    }
+}
+
 /// Names by which providers call what is nothing special.
 fn is_standard(tier: &str) -> bool {
-    matches!(tier, "" | "default" | "standard" | "on_demand" | "auto" | "batch")
+    const NAMES: [&str; 6] = ["", "default", "standard", "on_demand", "auto", "batch"];
+    NAMES.iter().any(|name| name.eq_ignore_ascii_case(tier))
 }
 
 fn charge_input(
