@@ -57,7 +57,8 @@ pub(crate) struct Listing {
 /// Which calls to list, and whether to wait for more.
 #[derive(Args, Debug)]
 pub(crate) struct Calls {
-    /// Show calls as they end, across restarts of the daemon; with --limit end after so many
+    /// Show calls as they end, across restarts of the daemon; with --limit end after so many. What it waits for is said
+    /// on stderr
     #[arg(long, short)]
     pub(crate) follow: bool,
     /// Which.

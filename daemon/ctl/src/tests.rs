@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use futures::Stream;
@@ -22,7 +23,7 @@ use tonic::{Request, Response, Status};
 use crate::client::Client;
 use crate::command::calls;
 use crate::failure::{Failure, Outcome};
-use crate::follow::Cursor;
+use crate::follow::{Cursor, Waiting};
 use crate::output::text::{moment, stamp};
 
 #[tokio::test]
@@ -72,7 +73,9 @@ async fn following_survives_restarts_without_repeating_or_skipping() {
 
     let mut shown = Vec::new();
     let cursor = Cursor::new(Some(Timestamp::UNIX_EPOCH));
-    let outcome = calls::follow(client, &socket, "", cursor, &mut |record| {
+    let mut say = |words: &str| panic!("{words}");
+    let mut waiting = Waiting::new(&mut say);
+    let mut show = |record: &AttributionRecord| {
         shown.push(record.id.clone());
         match record.id.as_str() {
             // A long call that started before everything else ends while nobody serves.
@@ -86,11 +89,34 @@ async fn following_survives_restarts_without_repeating_or_skipping() {
         std::fs::remove_file(&socket).expect("the socket of the daemon that is gone");
         serving = Some(serve(&socket, world.clone()));
         Ok(false)
-    })
-    .await;
+    };
+    let outcome = calls::follow(client, &socket, "", cursor, &mut show, &mut waiting).await;
     assert_eq!(outcome.expect("followed to the end"), Outcome::Good);
     assert_eq!(shown, ["a", "long", "b"]);
     drop(directory);
+}
+
+/// The store fails three times, then it has a record: what is said goes to people, what is shown to the reader.
+#[tokio::test]
+async fn a_follower_says_that_a_store_fails_and_that_it_goes_on() {
+    let world = World::default();
+    world.record("a", 1, 2);
+    world.failures.store(3, Ordering::Relaxed);
+    let daemon = Daemon::start(world);
+    let client = Client::connect(&daemon.socket).await.expect("a connection");
+    let (mut said, mut shown) = (Vec::new(), Vec::new());
+    let mut say = |words: &str| said.push(words.to_owned());
+    let mut show = |record: &AttributionRecord| {
+        shown.push(record.id.clone());
+        Ok(true)
+    };
+    let mut waiting = Waiting::new(&mut say);
+    let cursor = Cursor::new(None);
+    let outcome = calls::follow(client, &daemon.socket, "", cursor, &mut show, &mut waiting).await;
+    assert_eq!(outcome.expect("followed to the end"), Outcome::Good);
+    assert_eq!(shown, ["a"]);
+    let wait = "waiting, nothing can be shown for now: the daemon refused: no database: Input/output error";
+    assert_eq!(said, [wait, "going on"]);
 }
 
 /// A daemon that is played: its directory, its socket and the task that serves it.
@@ -122,6 +148,8 @@ fn serve(socket: &Path, world: World) -> JoinHandle<()> {
 #[derive(Clone, Default)]
 struct World {
     records: Arc<Mutex<Vec<AttributionRecord>>>,
+    /// Watches that the store fails before it is well.
+    failures: Arc<AtomicUsize>,
 }
 
 impl World {
@@ -157,6 +185,12 @@ impl Records for World {
         &self,
         request: Request<WatchAttributionsRequest>,
     ) -> Result<Response<Self::WatchAttributionsStream>, Status> {
+        let fails = |left: usize| left.checked_sub(1);
+        if self.failures.fetch_update(Ordering::Relaxed, Ordering::Relaxed, fails).is_ok() {
+            // As the store does: the watch begins, then it fails.
+            let failure = Err(Status::unavailable("no database: Input/output error"));
+            return Ok(Response::new(Box::pin(futures::stream::iter([failure]))));
+        }
         let since = moment(request.get_ref().since.as_ref());
         let records = self.records.lock().map_err(|_| Status::internal("a test panicked"))?;
         let behind: usize = request.get_ref().cursor.parse().unwrap_or(0);

@@ -1,6 +1,7 @@
 //! `venturi calls`: calls to providers, the newest at the bottom; with `--follow` as they end.
 
 use std::path::Path;
+use std::time::Duration;
 
 use jiff::Timestamp;
 use proto::v1::{AttributionRecord, ListAttributionsRequest};
@@ -9,10 +10,13 @@ use crate::action::{Calls, Listing};
 use crate::client::Client;
 use crate::command::{TABLE_ROWS, page_limit, range};
 use crate::failure::{Failure, Outcome};
-use crate::follow::{BackOff, Cursor};
+use crate::follow::{BackOff, Cursor, Waiting, trouble};
 use crate::output::json::Object;
 use crate::output::table::Rolling;
 use crate::output::{Look, call, print, table};
+
+/// A watch that was silent for so long may be so because a store fails.
+const SILENT_FOR: Duration = Duration::from_secs(5);
 
 /// Lists or follows.
 pub(crate) async fn run(
@@ -28,7 +32,9 @@ pub(crate) async fn run(
     }
     let cursor = Cursor::new(listing.since.map(|since| since.resolve(now)));
     let mut sink = Sink::new(json, listing.limit)?;
-    self::follow(client, socket, &listing.tenant, cursor, &mut |record| sink.show(record)).await
+    let mut say = |words: &str| eprintln!("venturi: {words}");
+    let mut waiting = Waiting::new(&mut say);
+    self::follow(client, socket, &listing.tenant, cursor, &mut |record| sink.show(record), &mut waiting).await
 }
 
 /// Without a limit every call is printed as its page arrives, oldest first; with one the newest are gathered backwards.
@@ -73,14 +79,15 @@ fn lines(records: &[AttributionRecord]) -> String {
 /// Shows one call; true if no more are wanted.
 pub(crate) type Show<'a> = dyn FnMut(&AttributionRecord) -> Result<bool, Failure> + 'a;
 
-/// Shows calls as they become durable, until `--limit` is reached or the reader goes away. A daemon that restarts is
-/// waited for; one that was never there is an error.
+/// Shows calls as they become durable, until `--limit` is reached or the reader goes away. A daemon that restarts, or whose
+/// store fails, is waited for, which `waiting` says; one that was never there is an error.
 pub(crate) async fn follow(
     client: Client,
     socket: &Path,
     tenant: &str,
     mut cursor: Cursor,
     show: &mut Show<'_>,
+    waiting: &mut Waiting<'_>,
 ) -> Result<Outcome, Failure> {
     let mut back_off = BackOff::new();
     let mut connected = Some(client);
@@ -90,14 +97,16 @@ pub(crate) async fn follow(
             None => Client::connect(socket).await,
         };
         let ended = match attempt {
-            Ok(client) => watch(&client, tenant, &mut cursor, show, &mut back_off).await,
+            Ok(client) => watch(&client, tenant, &mut cursor, show, &mut back_off, waiting).await,
             Err(failure) => Err(failure),
         };
         match ended {
             Ok(Watch::Enough) => return Ok(Outcome::Good),
             Err(failure) if !failure.may_pass() => return Err(failure),
-            Ok(Watch::Ended) | Err(_) => tokio::time::sleep(back_off.pause()).await,
+            Err(failure) => waiting.begin(&failure.to_string()),
+            Ok(Watch::Ended) => {}
         }
+        tokio::time::sleep(back_off.pause()).await;
     }
 }
 
@@ -115,17 +124,31 @@ async fn watch(
     cursor: &mut Cursor,
     show: &mut Show<'_>,
     back_off: &mut BackOff,
+    waiting: &mut Waiting<'_>,
 ) -> Result<Watch, Failure> {
     let (began, mut records) = client.watch(cursor.request(tenant)).await?;
     cursor.began(&began);
-    while let Some(record) = records.message().await.map_err(|status| Failure::Refused(Box::new(status)))? {
+    loop {
+        let Ok(next) = tokio::time::timeout(SILENT_FOR, records.message()).await else {
+            // A daemon that cannot say how it is will not serve the watch either, which its end shows.
+            if let Ok(status) = client.status().await {
+                match trouble(&status, tenant) {
+                    Some(why) => waiting.begin(&why),
+                    None => waiting.end(),
+                }
+            }
+            continue;
+        };
+        let Some(record) = next.map_err(|status| Failure::Refused(Box::new(status)))? else {
+            return Ok(Watch::Ended);
+        };
+        waiting.end();
         back_off.reset();
         cursor.passed(&record);
         if record.exchange.is_some() && show(&record)? {
             return Ok(Watch::Enough);
         }
     }
-    Ok(Watch::Ended)
 }
 
 /// Where followed calls go: one line each, at once.

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use jiff::Timestamp;
-use proto::v1::{Coverage, LoadedProgram, NodeStatus, ProcessCoverage, ProcessPrivileges};
+use proto::v1::{Coverage, LoadedProgram, NodeStatus, ProcessCoverage, ProcessPrivileges, TenantState};
 use serde_json::Value;
 
 use crate::client::Client;
@@ -284,7 +284,34 @@ fn store(page: &mut Page, status: &NodeStatus) {
         .collect();
     let headings = ["TENANT", "STATE", "DURABILITY", "KEY CUSTODY", "RECORDS", "DISK", "DETAIL"];
     page.block(&table::plain(page.look(), &headings, rows, &[4, 5]));
+    not_shown(page, &status.tenants);
     page.line(format!("records not yet durable: {}", text::count(status.records_pending)));
+}
+
+/// Records that are not among those of the table above, for tenants that have such.
+fn not_shown(page: &mut Page, tenants: &[TenantState]) {
+    let counts = |tenant: &TenantState| {
+        [
+            tenant.records_expired,
+            tenant.records_lost,
+            tenant.records_missing,
+            tenant.records_aside,
+            tenant.rows_refused,
+        ]
+    };
+    let some = tenants.iter().filter(|tenant| counts(tenant).iter().any(|count| *count > 0));
+    let rows: Vec<Vec<String>> = some
+        .map(|tenant| {
+            let counts = counts(tenant).map(text::count);
+            [text::name(&tenant.tenant)].into_iter().chain(counts).collect()
+        })
+        .collect();
+    if rows.is_empty() {
+        return;
+    }
+    page.line("not among them: expired, never stored, gone by damage, set aside, not verified");
+    let headings = ["TENANT", "EXPIRED", "LOST", "MISSING", "SET ASIDE", "REFUSED"];
+    page.block(&table::plain(page.look(), &headings, rows, &[1, 2, 3, 4, 5]));
 }
 
 fn covered(page: &mut Page, processes: &[ProcessCoverage]) {
@@ -387,6 +414,9 @@ counted  tls_writes     12  calls
 Store
 TENANT   STATE  DURABILITY  KEY CUSTODY  RECORDS     DISK  DETAIL
 default  open   durable     local          1,234  3.0 MiB  -
+not among them: expired, never stored, gone by damage, set aside, not verified
+TENANT   EXPIRED  LOST  MISSING  SET ASIDE  REFUSED
+default    5,000     0        0          0        0
 records not yet durable: 0
 
 Coverage: every process that talks to a provider
@@ -396,6 +426,37 @@ curl[42]        openai    metadata_only  late_attach          nothing: calls fro
 app[42]         openai    dark           unknown_tls_library  no probe for its TLS library: flows only         -                3     1
 ";
         assert_eq!(render(&node(), &coverage(), Look::default(), now), expected);
+    }
+
+    #[test]
+    fn what_the_store_does_not_show_fits_a_narrow_terminal() {
+        fn check(counts: [u64; 5], expected: Option<&str>) {
+            let [records_expired, records_lost, records_missing, records_aside, rows_refused] = counts;
+            let mut status = node();
+            status.tenants = vec![TenantState {
+                tenant: "a-tenant-of-a-long-name".into(),
+                records_expired,
+                records_lost,
+                records_missing,
+                records_aside,
+                rows_refused,
+                ..TenantState::default()
+            }];
+            let mut page = Page::new(Look { width: Some(80), colour: false });
+            not_shown(&mut page, &status.tenants);
+            let text = page.into_text();
+            assert!(text.lines().all(|line| line.chars().count() <= 80), "{text}");
+            assert_eq!(text.lines().nth(2), expected, "{text}");
+        }
+        check([0; 5], None);
+        check(
+            [12_345_678, 0, 0, 0, 1],
+            Some("a-tenant-of-a-long-name  12,345,678     0        0          0        1"),
+        );
+        check(
+            [1_234_567, 23_456, 34_567, 4_567_890, 5_678],
+            Some("a-tenant-of-a-long-name  1,234,567  23,456   34,567  4,567,890    5,678"),
+        );
     }
 
     #[test]
