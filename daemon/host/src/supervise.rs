@@ -55,6 +55,15 @@ pub fn listen(path: &Path, identity: Option<Identity>, group: Option<u32>) -> an
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     let listener = bound.with_context(|| format!("binding {}", path.display()))?;
+    // Root gets there all the same, so this is no reason not to start.
+    let user = identity.map(|identity| (identity.uid, identity.gid));
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    if let Some(closed) = directory.and_then(|directory| store::closed(directory, user)) {
+        tracing::warn!(
+            "{}: {closed}, or choose another --socket; until then only root can ask",
+            path.display()
+        );
+    }
     let uid = identity.map(|identity| Uid::from_raw(identity.uid));
     let gid = group.or(identity.map(|identity| identity.gid)).map(Gid::from_raw);
     if let Err(error) = chown(path, uid, gid) {

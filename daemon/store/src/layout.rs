@@ -27,6 +27,7 @@ use prost::Message as _;
 
 use crate::format::{IDENTITY_FORMAT, Identity};
 use crate::key::{FILE_BYTES, Secret, StoreId, WrappingKey, commitment, join, same};
+use crate::reach::closed;
 
 /// Where the stores and their keys are.
 #[derive(Clone, Debug)]
@@ -105,6 +106,10 @@ pub fn prepare(
     let state = Dir::open_or_make(&layout.state_dir)?;
     state.hand_over_if_ours(owner)?;
     let keys = Dir::open_or_make(&layout.key_dir)?;
+    // Every directory on the way counts. The keys are root's alone; the databases are made later, by the daemon's user.
+    if let Some(closed) = owner.and_then(|owner| closed(&layout.state_dir, Some(owner))) {
+        return Err(unusable(&layout.state_dir, format!("{closed}, or choose another --state-dir")));
+    }
     keys.refuse_if_writable_by_others()?;
     refuse_nested(layout)?;
     let lock = take_lock(&state)?;
@@ -255,14 +260,21 @@ struct Dir {
 impl Dir {
     /// The directory that the operator named; its own path may go through symbolic links.
     fn open_or_make(path: &Path) -> Result<Dir, PrepareError> {
-        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|error| unusable(path, error))?;
+        let refused = |error: io::Error| match closed(path, None) {
+            Some(closed) => unusable(path, format!("{closed}, or choose another directory")),
+            None => unusable(path, error),
+        };
+        // What is above it is not ours alone: the daemon's user has to pass.
+        let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+        let made = above.map_or(Ok(()), |above| DirBuilder::new().recursive(true).mode(0o755).create(above));
+        made.and_then(|()| DirBuilder::new().recursive(true).mode(0o700).create(path)).map_err(refused)?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let fd = nix::fcntl::open(path, flags, Mode::empty()).map_err(|error| unusable(path, error))?;
+        let fd = nix::fcntl::open(path, flags, Mode::empty()).map_err(|error| refused(error.into()))?;
         Ok(Dir { fd, path: path.to_owned() })
     }
 
     /// Gives the state directory to `owner` if it is new or holds our tenants. A directory that holds other things
-    /// keeps its owner and mode, and must let `owner` pass.
+    /// keeps its owner and mode.
     fn hand_over_if_ours(&self, owner: Option<(u32, u32)>) -> Result<(), PrepareError> {
         let empty =
             std::fs::read_dir(&self.path).map_err(|error| unusable(&self.path, error))?.next().is_none();
@@ -273,13 +285,7 @@ impl Dir {
             }
             return fchmod(&self.fd, DIR_FOR_US).map_err(|error| unusable(&self.path, error));
         }
-        let meta = std::fs::metadata(&self.path).map_err(|error| unusable(&self.path, error))?;
-        let passes = owner.is_none_or(|(uid, _)| uid == meta.uid() || meta.mode() & 0o001 != 0);
-        if passes {
-            Ok(())
-        } else {
-            Err(unusable(&self.path, "holds other things, and the daemon's user may not enter it"))
-        }
+        Ok(())
     }
 
     fn refuse_if_writable_by_others(&self) -> Result<(), PrepareError> {

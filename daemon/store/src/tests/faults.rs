@@ -166,6 +166,12 @@ fn directories_belong_to_the_daemon_and_keys_to_root() {
     }
     let home = Home::new(&[ONE]);
     let layout = home.layout();
+    let mode = |mode| fs::set_permissions(home.dir.path(), Permissions::from_mode(mode)).unwrap();
+    mode(0o700);
+    let error = crate::prepare(&layout, &home.tenants, Some((4711, 4712))).unwrap_err().to_string();
+    let named = format!("uid 4711 may not enter {}: `chmod o+x`", home.dir.path().display());
+    assert!(error.contains(&named) && error.contains("another --state-dir"), "{error}");
+    mode(0o755);
     drop(crate::prepare(&layout, &home.tenants, Some((4711, 4712))).unwrap());
     let check = |path: PathBuf, uid: u32, mode: u32| {
         let meta = fs::symlink_metadata(&path).unwrap();
@@ -177,6 +183,10 @@ fn directories_belong_to_the_daemon_and_keys_to_root() {
     check(layout.state_dir.join("tenants/ads/identity"), 4711, 0o600);
     check(layout.key_dir.clone(), 0, 0o700);
     check(layout.key_dir.join("ads.key"), 0, 0o600);
+    // What is made above them lets the daemon's user pass.
+    let deep = crate::Layout { state_dir: home.dir.path().join("a/b/state"), ..home.layout() };
+    drop(crate::prepare(&deep, &[tenant(TWO)], Some((4711, 4712))).unwrap());
+    check(home.dir.path().join("a/b"), 0, 0o755);
     let error = crate::prepare(&layout, &home.tenants, Some((4713, 4712))).unwrap_err();
     assert!(error.to_string().contains("chown"), "{error}");
 }
