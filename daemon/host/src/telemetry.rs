@@ -13,7 +13,7 @@ use arc_swap::ArcSwap;
 use meter::attribution::OwnerIndex;
 use meter::pricing::{Catalogue, PriceState};
 use meter::time::UnixNanos;
-use store::{Durability, StoreState, Stores};
+use store::{CommitError, Durability, StoreState, Stores};
 use tracing_subscriber::EnvFilter;
 
 use crate::capture::status::{CaptureSnapshot, CaptureStatus};
@@ -149,10 +149,17 @@ pub enum Degradation {
         /// What the store says.
         detail: String,
     },
-    /// Records are counted, not stored.
-    NotStoring {
-        /// What the store says.
-        why: String,
+    /// Records are counted, not stored, because free space is below the reserve.
+    DiskFull {
+        /// Bytes free for us.
+        free: u64,
+        /// Bytes that must stay free.
+        reserve: u64,
+    },
+    /// Records are counted, not stored, because their tenant has no store.
+    NoStore {
+        /// Which.
+        tenant: String,
     },
     /// The price catalogue has expired.
     StalePrices,
@@ -179,7 +186,8 @@ impl Degradation {
             Degradation::StoreStuck { .. } => "store_stuck".into(),
             Degradation::StoreBloated { .. } => "store_bloated".into(),
             Degradation::NotDurable { .. } => "not_durable".into(),
-            Degradation::NotStoring { .. } => "not_storing".into(),
+            Degradation::DiskFull { .. } => "disk_full".into(),
+            Degradation::NoStore { .. } => "no_store_for_tenant".into(),
             Degradation::StalePrices => "stale_prices".into(),
             Degradation::StaleIndex => "stale_index".into(),
             Degradation::NoInventory { .. } => "no_inventory".into(),
@@ -204,7 +212,8 @@ impl Degradation {
             | Degradation::StoreFailed { tenant, .. }
             | Degradation::StoreStuck { tenant, .. }
             | Degradation::StoreBloated { tenant, .. }
-            | Degradation::NotDurable { tenant, .. } => Some(tenant),
+            | Degradation::NotDurable { tenant, .. }
+            | Degradation::NoStore { tenant } => Some(tenant),
             _ => None,
         }
     }
@@ -259,9 +268,18 @@ impl Degradation {
                 format!("records of tenant {tenant} may be lost with the machine's power: {detail}"),
                 "run venturid with its system call filter, on a file system whose fsync works",
             ),
-            Degradation::NotStoring { why } => {
-                (why.clone(), "free space in the state directory, or see the log")
-            }
+            Degradation::DiskFull { free, reserve } => (
+                format!(
+                    "records are counted, not stored: {} MiB are free, {} MiB are kept in reserve",
+                    free >> 20,
+                    reserve >> 20
+                ),
+                "free space on the disk of the state directory, or lower store.reserve_mib; storing goes on by itself",
+            ),
+            Degradation::NoStore { tenant } => (
+                format!("records of tenant {tenant} are counted, not stored: it has no store"),
+                "add the tenant to the configuration and restart venturid",
+            ),
             Degradation::StalePrices => (
                 "prices may have changed since the catalogue expired".into(),
                 "install a newer release or catalogue",
@@ -396,7 +414,7 @@ impl Telemetry {
                 _ => {}
             }
         }
-        all.extend(self.writer.trouble().map(|error| Degradation::NotStoring { why: error.to_string() }));
+        all.extend(self.writer.trouble().and_then(not_committed));
         let stale = self.catalogue.state(now) == PriceState::Stale;
         all.extend(stale.then_some(Degradation::StalePrices));
         all.extend(self.index.load().is_stale(now).then_some(Degradation::StaleIndex));
@@ -420,6 +438,16 @@ impl Telemetry {
     }
 }
 
+/// Why the last commit failed, unless the state of its store tells that already, and better: it may be well again before
+/// the next commit.
+fn not_committed(error: CommitError) -> Option<Degradation> {
+    match error {
+        CommitError::DiskFull { free, reserve } => Some(Degradation::DiskFull { free, reserve }),
+        CommitError::NoSuchTenant(tenant) => Some(Degradation::NoStore { tenant }),
+        CommitError::Failed(_) => None,
+    }
+}
+
 /// A database of any size has some dead pages; beyond three times its records something is wrong with its cleaning.
 fn is_bloated(database_bytes: u64, records_bytes: u64) -> bool {
     const ALWAYS_FINE: u64 = 64 << 20;
@@ -436,6 +464,27 @@ mod tests {
         let line = panic_line(Some(place), Some("shard-0"));
         assert_eq!(line, format!("venturid: thread shard-0 panicked at {}:{}", file!(), place.line()));
         assert_eq!(panic_line(None, None), "venturid: thread unnamed panicked");
+    }
+
+    #[test]
+    fn a_failed_commit_is_one_limitation_with_its_own_remedy() {
+        fn check(error: CommitError, expected: Option<(&str, &str)>) {
+            let found = not_committed(error).map(|found| (found.kind(), found.words().1));
+            match (found, expected) {
+                (Some((kind, remedy)), Some((expected, about))) => {
+                    assert_eq!(kind, expected);
+                    assert!(remedy.contains(about), "{remedy}");
+                }
+                (found, expected) => assert_eq!(found.map(|(kind, _)| kind), expected.map(|it| it.0.into())),
+            }
+        }
+        check(CommitError::DiskFull { free: 1, reserve: 2 << 20 }, Some(("disk_full", "store.reserve_mib")));
+        check(
+            CommitError::NoSuchTenant("acme".into()),
+            Some(("no_store_for_tenant", "add the tenant to the configuration")),
+        );
+        // `store_failed` says it, with the tenant.
+        check(CommitError::Failed("Input/output error".into()), None);
     }
 
     #[test]

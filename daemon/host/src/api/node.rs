@@ -61,7 +61,6 @@ fn node_status(telemetry: &Telemetry, principal: &Principal) -> v1::NodeStatus {
         Some(tenant) => {
             principal.sees_node() || TenantName::new(tenant).is_some_and(|name| principal.reads(&name))
         }
-        None if matches!(entry, Degradation::NotStoring { .. }) => principal.sees_node(),
         None => true,
     };
     degradations.retain(|(entry, _)| visible(entry));
