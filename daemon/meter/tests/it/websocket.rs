@@ -1,6 +1,6 @@
 //! WebSocket: frames, holes and answers, as a table of scripts.
 
-use meter::exchange::Reason;
+use meter::exchange::{Exchange, Reason};
 use meter::pipeline::Direction::{self, Received, Sent};
 
 use crate::harness::{Driver, tokens};
@@ -105,6 +105,19 @@ fn deflated(texts: &[&str], fresh: bool) -> Vec<Vec<u8>> {
         .collect()
 }
 
+/// Each step in pieces of at most `cut`.
+fn play(driver: &mut Driver, script: &[Do], cut: usize) {
+    for step in script {
+        match step {
+            Do::Bytes(direction, bytes) => bytes.chunks(cut.min(1 << 20)).for_each(|piece| match direction {
+                Sent => driver.sent(piece),
+                Received => driver.received(piece),
+            }),
+            Do::Lose(direction, bytes) => driver.gap(*direction, *bytes),
+        }
+    }
+}
+
 /// Runs a script in one piece per step and in small pieces; compares `operation tokens reason` of each exchange.
 fn check(name: &str, script: &[Do], expected: &[&str]) {
     for cut in [usize::MAX, 1, 7] {
@@ -113,17 +126,7 @@ fn check(name: &str, script: &[Do], expected: &[&str]) {
             continue;
         }
         let mut driver = Driver::new("api.openai.com", false);
-        for step in script {
-            match step {
-                Do::Bytes(direction, bytes) => {
-                    bytes.chunks(cut.min(1 << 20)).for_each(|piece| match direction {
-                        Sent => driver.sent(piece),
-                        Received => driver.received(piece),
-                    })
-                }
-                Do::Lose(direction, bytes) => driver.gap(*direction, *bytes),
-            }
-        }
+        play(&mut driver, script, cut);
         driver.close();
         let outcome = driver.outcome();
         assert!(!outcome.printed.contains("marker"), "{name}: a body shows itself");
@@ -265,5 +268,26 @@ fn holes_stay_with_their_message() {
         ("with a window that is kept", "permessage-deflate", packed(false), vec![one]),
     ] {
         check(name, &[handshake(extension), steps].concat(), &expected);
+    }
+}
+
+/// Without its handshake nobody knows what was agreed on: nothing is read as something else, and all of it is lost.
+#[test]
+fn a_session_joined_late_is_lost_and_invents_nothing() {
+    for script in [
+        vec![ask(), begin(), delta(), done(5)],
+        vec![begin(), done(5), ask()],
+        vec![frame(Sent, 0x89, b"ping"), frame(Received, 0x8a, b"ping"), ask(), done(5)],
+        vec![frame(Received, 0xc1, &deflated(&[&usage(5)], true)[0]), ask()],
+        with_hole(done(5), 10, 20).to_vec(),
+    ] {
+        let mut driver = Driver::new("api.openai.com", true);
+        play(&mut driver, &script, usize::MAX);
+        driver.close();
+        let outcome = driver.outcome();
+        let unknown = |exchange: &Exchange| exchange.usage.is_unknown() && exchange.reason.is_some();
+        assert!(outcome.exchanges.iter().all(unknown), "{:?}", outcome.exchanges);
+        assert_eq!(outcome.lost_bytes(), driver.moved(), "{:?}", outcome.lost);
+        assert!(!outcome.printed.contains("marker"), "a body shows itself");
     }
 }
