@@ -92,7 +92,7 @@ fn record(number: u64, tenant: &TenantName) -> Record {
         reported_cost: None,
         service_tier: Some("default".into()),
         batch: false,
-        finish_reasons: vec!["stop".into()],
+        finish_reasons: ["stop".into()].into(),
         tools: Vec::new(),
         provider_request_id: Some(format!("req_{number:032x}").into()),
         organization: None,

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+use smol_str::SmolStr;
+
 use crate::detail::Details;
 use crate::time::{Moment, UnixNanos};
 
@@ -184,6 +187,12 @@ pub struct ProviderError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportedCost(pub crate::money::PicoUsd);
 
+/// A word of a provider's, out of a small set: held in place up to 23 bytes, as nearly all are.
+pub type Word = SmolStr;
+
+/// Words; nearly always one.
+pub type Words = SmallVec<[Word; 1]>;
+
 /// One request with its response.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exchange {
@@ -216,11 +225,11 @@ pub struct Exchange {
     /// Cost the provider stated.
     pub reported_cost: Option<ReportedCost>,
     /// Tier the provider says it served with.
-    pub service_tier: Option<Box<str>>,
+    pub service_tier: Option<Word>,
     /// It is about a batch, or was served at batch prices.
     pub batch: bool,
     /// Why generation ended, in the provider's words, one per choice.
-    pub finish_reasons: Vec<Box<str>>,
+    pub finish_reasons: Words,
     /// Tools the model called, each once, in order of appearance; at most [`TOOLS_MAX`].
     pub tools: Vec<ToolUse>,
     /// Request id of the provider.

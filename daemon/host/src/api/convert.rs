@@ -224,7 +224,7 @@ fn exchange(id: RecordId, started_at: UnixNanos, of: &Exchange) -> v1::Exchange 
         finish_reasons: finish_reasons.iter().map(ToString::to_string).collect(),
         tools: tools.iter().map(|tool| tool.name.to_string()).collect(),
         provider_request_id: text(provider_request_id),
-        service_tier: text(service_tier),
+        service_tier: service_tier.as_ref().map(ToString::to_string),
         batch: batch.then_some(true),
         error_class: error.and_then(|error| text(&error.class)),
         error_code: error.and_then(|error| text(&error.code)),

@@ -173,7 +173,7 @@ pub(crate) fn call(tenant: &str, n: u64) -> Record {
         reported_cost: None,
         service_tier: None,
         batch: false,
-        finish_reasons: vec!["stop".into()],
+        finish_reasons: ["stop".into()].into(),
         tools: Vec::new(),
         provider_request_id: None,
         organization: None,

@@ -1,9 +1,11 @@
 //! What is kept of an answer while it passes: counts, names and enumerated words.
 
+use std::ops::Deref;
+
 use super::json::Value;
 use super::names;
 use crate::detail::{Detail, Details};
-use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld};
+use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld, Word, Words};
 use crate::limits::FINISH_REASONS_MAX;
 use crate::money::PicoUsd;
 
@@ -222,13 +224,13 @@ pub struct Facts {
     /// Model.
     pub model: Option<Box<str>>,
     /// Finish reasons, in order of appearance.
-    pub finish: Vec<Box<str>>,
+    pub finish: Words,
     /// State of the answer.
-    pub status: Option<Box<str>>,
+    pub status: Option<Word>,
     /// Tools called, each once, with how often.
     pub tools: Vec<ToolUse>,
     /// Service tier.
-    pub tier: Option<Box<str>>,
+    pub tier: Option<Word>,
     /// Served in fast mode, which is priced like a tier.
     pub fast: bool,
     /// Error.
@@ -430,7 +432,7 @@ impl Facts {
     }
 }
 
-fn keep(slot: &mut Option<Box<str>>, text: Option<&str>) {
+fn keep<'a, T: Deref<Target = str> + From<&'a str>>(slot: &mut Option<T>, text: Option<&'a str>) {
     if let Some(text) = text
         && slot.as_deref() != Some(text)
     {

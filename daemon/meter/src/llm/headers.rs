@@ -97,7 +97,8 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange) {
     exchange.organization = account.or_else(|| exchange.organization.take());
     let project = first(headers, &["openai-project", "anthropic-workspace-id"], Place::Project, withheld);
     exchange.project = project.or_else(|| exchange.project.take());
-    exchange.service_tier = first(headers, &["x-gemini-service-tier"], Place::ServiceTier, withheld);
+    exchange.service_tier =
+        first(headers, &["x-gemini-service-tier"], Place::ServiceTier, withheld).map(Into::into);
     exchange.rate_limits = rates::of(headers);
 }
 

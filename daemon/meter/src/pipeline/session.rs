@@ -12,7 +12,7 @@ use super::{HostEvidence, SessionVerdict, Shared};
 use crate::attribution::attribute;
 use crate::directory::Operation;
 use crate::exchange::{
-    Exchange, IdentifiedBy, Place, RateLimits, Reason, SessionId, Timing, Usage, Withheld,
+    Exchange, IdentifiedBy, Place, RateLimits, Reason, SessionId, Timing, Usage, Withheld, Words,
 };
 use crate::flow::{Direction, Piece, Stream};
 use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
@@ -386,7 +386,7 @@ fn blank(provider: Arc<str>, host: Arc<str>, started: Moment) -> Exchange {
         reported_cost: None,
         service_tier: None,
         batch: false,
-        finish_reasons: Vec::new(),
+        finish_reasons: Words::new(),
         tools: Vec::new(),
         provider_request_id: None,
         organization: None,

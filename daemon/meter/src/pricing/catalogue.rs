@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 
 use ed25519_dalek::{Signature, VerifyingKey};
 use sha2::{Digest, Sha256};
+use smallvec::SmallVec;
 
 use super::format::{self, ModelPrices, ProviderPrices};
 use crate::time::UnixNanos;
@@ -249,8 +250,9 @@ impl Catalogue {
     /// The prices of `model`, as a request or a response names it.
     pub fn find(&self, provider: &str, model: &str) -> Found<'_> {
         let Some(prices) = self.providers.get(provider) else { return Found::Unknown };
-        let lower = model.to_ascii_lowercase();
-        let name = bare(&lower);
+        let mut lower: SmallVec<[u8; 64]> = SmallVec::from_slice(model.as_bytes());
+        lower.make_ascii_lowercase();
+        let Ok(name) = std::str::from_utf8(&lower).map(bare) else { return Found::Unknown };
         if prices.disputed.contains(name) {
             return Found::Disputed;
         }

@@ -7,7 +7,9 @@ use proptest::prelude::*;
 
 use super::{Catalogue, CatalogueError, CatalogueSource, Found, PriceState, Trusted};
 use crate::detail::{Detail, Details};
-use crate::exchange::{Exchange, IdentifiedBy, RateLimits, ReportedCost, SessionId, Timing, Usage, Withheld};
+use crate::exchange::{
+    Exchange, IdentifiedBy, RateLimits, ReportedCost, SessionId, Timing, Usage, Withheld, Words,
+};
 use crate::money::PicoUsd;
 use crate::pricing::price;
 use crate::record::{Cost, CostKind};
@@ -105,7 +107,7 @@ fn exchange(provider: &str, model: &str, usage: Usage) -> Exchange {
         reported_cost: None,
         service_tier: None,
         batch: false,
-        finish_reasons: Vec::new(),
+        finish_reasons: Words::new(),
         tools: Vec::new(),
         provider_request_id: None,
         organization: None,

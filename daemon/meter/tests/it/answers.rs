@@ -191,7 +191,7 @@ fn details_are_kept() {
     let outcome = call(case.host, sent.as_bytes(), &answer(200, case.fields, case.answer.as_bytes()), &[9]);
     let exchange = outcome.one();
     assert_eq!(exchange.tools, [ToolUse { name: "t".into(), calls: Some(1) }]);
-    assert_eq!(exchange.finish_reasons, ["stop".into()]);
+    assert_eq!(exchange.finish_reasons.as_slice(), ["stop"]);
     assert_eq!(exchange.service_tier.as_deref(), Some("default"));
     assert_eq!(exchange.dialect, Some("openai_chat"));
     assert_eq!(exchange.requested_model.as_deref(), Some("asked"));

@@ -46,7 +46,7 @@ fn tools_and_finish_reasons_of_all_choices_are_kept() {
     );
     let outcome = chat("", &body);
     let exchange = outcome.one();
-    assert_eq!(exchange.finish_reasons, ["tool_calls".into(), "length".into(), "tool_calls".into()]);
+    assert_eq!(exchange.finish_reasons.as_slice(), ["tool_calls", "length", "tool_calls"]);
     let used = |name: &str, calls| ToolUse { name: name.into(), calls };
     assert_eq!(exchange.tools, [used("look_up", Some(2)), used("send", Some(2))]);
 

@@ -118,7 +118,7 @@ fn sessions_and_exchanges_take_what_their_bounds_say() {
 }
 
 /// What a streamed exchange is allowed, its record with attribution and price included.
-const ALLOCATIONS_MAX: u64 = 14;
+const ALLOCATIONS_MAX: u64 = 10;
 
 #[test]
 fn a_streamed_exchange_allocates_little() {

@@ -107,7 +107,7 @@ fn exchange_out(exchange: &Exchange) -> super::Exchange {
         status: status.map(u32::from),
         usage: (!usage.is_unknown()).then(|| usage_out(usage)),
         reported_cost: reported_cost.map(|cost| amount_to_bytes(cost.0.0)),
-        service_tier: text_out(service_tier),
+        service_tier: service_tier.as_ref().map(ToString::to_string),
         batch: *batch,
         finish_reasons: finish_reasons.iter().map(|reason| reason.to_string()).collect(),
         tool_names: Vec::new(),
@@ -153,7 +153,7 @@ fn exchange_in(message: super::Exchange) -> Option<Exchange> {
         usage: message.usage.as_ref().map(usage_in).unwrap_or_default(),
         reported_cost: optional(message.reported_cost, |bytes| amount_from_bytes(&bytes))?
             .map(|amount| ReportedCost(PicoUsd(amount))),
-        service_tier: text_in(message.service_tier),
+        service_tier: message.service_tier.map(Into::into),
         batch: message.batch,
         finish_reasons: message.finish_reasons.into_iter().map(Into::into).collect(),
         tools: tools_in(message.tools, message.tool_names),
