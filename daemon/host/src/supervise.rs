@@ -37,7 +37,16 @@ pub struct Socket {
 /// Binds the socket: mode 0660, the daemon's user, the named group. A socket that nobody serves is replaced; one that is
 /// served is an error. Done while still root and single-threaded.
 pub fn listen(path: &Path, identity: Option<Identity>, group: Option<u32>) -> anyhow::Result<Socket> {
+    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
+    let closed = |user| directory.and_then(|directory| store::closed(directory, user));
+    if let Some(closed) = closed(None) {
+        bail!("{}: {closed}, or choose another --socket", path.display());
+    }
     make_directory(path, identity)?;
+    // Root gets there all the same, so this is no reason not to start.
+    if let Some(closed) = identity.and_then(|identity| closed(Some((identity.uid, identity.gid)))) {
+        tracing::warn!("{}: {closed}, or choose another --socket: clients may not get there", path.display());
+    }
     match std::fs::symlink_metadata(path) {
         Ok(found) if !found.file_type().is_socket() => {
             bail!("{} exists and is not a socket: remove it, or choose another --socket", path.display());
@@ -55,15 +64,6 @@ pub fn listen(path: &Path, identity: Option<Identity>, group: Option<u32>) -> an
     let bound = UnixListener::bind(path);
     nix::sys::stat::umask(before);
     let listener = bound.with_context(|| format!("binding {}", path.display()))?;
-    // Root gets there all the same, so this is no reason not to start.
-    let user = identity.map(|identity| (identity.uid, identity.gid));
-    let directory = path.parent().filter(|directory| !directory.as_os_str().is_empty());
-    if let Some(closed) = directory.and_then(|directory| store::closed(directory, user)) {
-        tracing::warn!(
-            "{}: {closed}, or choose another --socket; until then only root can ask",
-            path.display()
-        );
-    }
     let uid = identity.map(|identity| Uid::from_raw(identity.uid));
     let gid = group.or(identity.map(|identity| identity.gid)).map(Gid::from_raw);
     if let Err(error) = chown(path, uid, gid) {
