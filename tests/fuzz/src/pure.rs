@@ -222,12 +222,13 @@ pub fn websocket(data: &[u8]) {
     if tally.lost.is_empty() {
         let (tally, cut) = run(usize::from(*size).max(1));
         assert!(tally.lost.is_empty(), "{tally:?}");
-        assert_eq!(whole, cut);
+        // How much of a damaged message is still handed out depends on the pieces; that it is damaged does not.
+        assert_eq!((whole.messages, whole.open), (cut.messages, cut.open));
     }
 }
 
 /// The messages of both directions; `None` where something is missing.
-#[derive(Debug, Default, PartialEq)]
+#[derive(Debug, Default)]
 struct Heard {
     messages: [Vec<Option<Vec<u8>>>; 2],
     open: [Option<Option<Vec<u8>>>; 2],
