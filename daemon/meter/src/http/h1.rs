@@ -3,6 +3,10 @@
 //! A hole inside a body whose framing says how long it is leaves everything in step. Any other hole loses the place:
 //! the message in progress is cut, and the direction skips to what can only be a request or status line (JSON bodies
 //! cannot contain one, because it ends with a raw CRLF). Interim responses are passed over.
+//!
+//! Responses are paired by their order, which a hole in what came back makes worthless: all that was awaited is given
+//! up, and pairing begins anew with the next request. That rests on clients that wait for an answer before they ask
+//! again. One that shows otherwise on a connection with a hole is not metered any more: who answers whom is unknown.
 
 use std::collections::VecDeque;
 
@@ -22,6 +26,8 @@ pub enum Next {
     Http1,
     /// From here on both directions carry something else.
     Upgraded,
+    /// It does, and for this reason nobody can say which response answers which request.
+    Unpaired(Reason),
     /// From here on both directions are a WebSocket.
     WebSocket {
         /// Of the request that asked for it.
@@ -54,7 +60,7 @@ pub struct Connection {
     /// Response being received; its key is gone from `pending`.
     receiving: Option<Receiving>,
     next_key: Key,
-    /// Why a response without request is no surprise.
+    /// Why a response without request is no surprise: something of the connection was not seen.
     unseen: Option<Reason>,
     /// A response without request was reported since the last request.
     orphaned: bool,
@@ -77,6 +83,8 @@ struct Sending {
 struct Receiving {
     /// `None` for a response nobody waits for.
     key: Option<Key>,
+    /// Its request was seen: if not, it may be one for `HEAD`, whose framing is not as it says.
+    asked: bool,
 }
 
 /// One direction.
@@ -186,13 +194,15 @@ impl Connection {
             sink.request_end(sending.key, End::Cut(reason.unwrap_or(Reason::Interrupted)));
         }
         let until_close = matches!(self.received.state, State::Body(Framing::UntilClose));
-        if let Some(Receiving { key: Some(key) }) = self.receiving.take() {
+        if let Some(Receiving { key: Some(key), .. }) = self.receiving.take() {
             let end = match reason {
                 None if until_close => End::WithConnection,
                 _ => End::Cut(reason.unwrap_or(Reason::Interrupted)),
             };
             sink.response_end(key, end);
         }
+        // What is skipped is the answer to one of these.
+        self.orphaned |= !self.pending.is_empty();
         for pending in self.pending.drain(..) {
             let lost =
                 if matches!(self.received.state, State::Skip(_)) { Reason::Gap } else { Reason::NoResponse };
@@ -221,9 +231,8 @@ impl Connection {
 
     fn gap(&mut self, direction: Direction, bytes: u64, tally: &mut Tally, sink: &mut impl Sink) {
         tally.lost.add(Reason::Gap, bytes);
-        if direction == Direction::Sent {
-            self.truncated_request(tally, sink);
-        }
+        // Either the rest of a request's head was lost, or it was answered already.
+        self.truncated_request(tally, sink);
         let kept = match &mut self.half(direction).state {
             State::Body(framing) => framing.gap(bytes),
             State::Head | State::Skip(_) => Progress::Broken,
@@ -242,10 +251,20 @@ impl Connection {
         match direction {
             // Requests may pass unseen from here on.
             Direction::Sent => self.unseen = self.unseen.or(Some(reason)),
-            // What is skipped from here on is the rest of this response.
-            Direction::Received => self.orphaned |= self.receiving.is_some(),
+            // What is skipped from here on is the rest of this response, or one of those that are given up below.
+            Direction::Received => {
+                self.orphaned |= self.receiving.is_some() || !self.pending.is_empty();
+                if reason == Reason::Gap {
+                    self.unseen = self.unseen.or(Some(reason));
+                }
+            }
         }
         self.end(direction, End::Cut(reason), sink);
+        if direction == Direction::Received {
+            for awaited in self.pending.drain(..) {
+                sink.response_end(awaited.key, End::Cut(reason));
+            }
+        }
         let half = self.half(direction);
         let why = match half.state {
             State::Skip(why) => why,
@@ -293,6 +312,11 @@ impl Connection {
                             self.upgrade(tally, sink);
                             return Next::Upgraded;
                         }
+                        Next::Unpaired(reason) => {
+                            tally.lost.add(reason, bytes.len() as u64);
+                            self.finish(Some(reason), tally, sink);
+                            return Next::Unpaired(reason);
+                        }
                         Next::WebSocket { key, options, .. } => {
                             self.finish(Some(Reason::Upgraded), tally, sink);
                             return Next::WebSocket { key, options, rest: bytes.len() };
@@ -328,7 +352,7 @@ impl Connection {
                 }
             }
             Direction::Received => {
-                if let Some(Receiving { key: Some(key) }) = self.receiving {
+                if let Some(Receiving { key: Some(key), .. }) = self.receiving {
                     sink.response_data(key, data);
                 }
             }
@@ -344,7 +368,7 @@ impl Connection {
                 }
             }
             Direction::Received => {
-                if let Some(Receiving { key: Some(key) }) = self.receiving.take() {
+                if let Some(Receiving { key: Some(key), .. }) = self.receiving.take() {
                     sink.response_end(key, end);
                 }
             }
@@ -422,7 +446,7 @@ impl Connection {
             Direction::Sent => {
                 let mut parsed = httparse::Request::new(&mut headers);
                 match parsed.parse(head) {
-                    Ok(httparse::Status::Complete(_)) => self.request(&parsed, sink),
+                    Ok(httparse::Status::Complete(_)) => self.request(&parsed, tally, sink),
                     _ => None,
                 }
             }
@@ -457,10 +481,15 @@ impl Connection {
         }
     }
 
-    fn request(&mut self, parsed: &httparse::Request<'_, '_>, sink: &mut impl Sink) -> Option<Next> {
+    fn request(
+        &mut self,
+        parsed: &httparse::Request<'_, '_>,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Option<Next> {
         let (method, target) = (parsed.method?, parsed.path?);
         let framing = Framing::of_request(parsed.headers)?;
-        let key = self.begin(method, sink);
+        let key = self.begin(method, tally, sink);
         sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
         if matches!(framing, Framing::Length(0)) {
             sink.request_end(key, End::Complete);
@@ -474,20 +503,25 @@ impl Connection {
     }
 
     /// A request begins: makes its key and a place in the queue.
-    fn begin(&mut self, method: &str, sink: &mut impl Sink) -> Key {
-        if let State::Skip(reason) = self.received.state {
-            // Whatever was still awaited was in what is being skipped: clients do not pipeline.
-            if !self.received.held.is_empty() {
-                self.report_orphan(sink);
-            }
-            for lost in self.pending.drain(..) {
-                sink.response_end(lost.key, End::Cut(reason));
-            }
+    fn begin(&mut self, method: &str, tally: &mut Tally, sink: &mut impl Sink) -> Key {
+        if let Some(Receiving { asked: false, .. }) = self.receiving {
+            // The client would have waited for its end: its framing says more than there is.
+            let why = self.unseen.unwrap_or(Reason::Gap);
+            self.lose_place(Direction::Received, why, tally, sink);
+        }
+        if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
+            self.report_orphan(sink);
         }
         if self.pending.len() >= PENDING_MAX
             && let Some(oldest) = self.pending.pop_front()
         {
+            // Its response would be taken for that of the next.
+            self.unseen = self.unseen.or(Some(Reason::LimitReached));
             sink.response_end(oldest.key, End::Cut(Reason::LimitReached));
+        }
+        // What goes by unseen from here on does not do so because we came late.
+        if self.unseen == Some(Reason::LateAttach) {
+            self.unseen = Some(Reason::Gap);
         }
         let key = self.next_key;
         self.next_key += 1;
@@ -514,7 +548,7 @@ impl Connection {
             (true, Some(method), Some(target)) => {
                 self.certain = true;
                 tally.metered = tally.metered.saturating_add(seen);
-                let key = self.begin(method, sink);
+                let key = self.begin(method, tally, sink);
                 sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
                 sink.request_end(key, End::Cut(Reason::Gap));
             }
@@ -539,16 +573,22 @@ impl Connection {
         if (100..200).contains(&status) && status != 101 {
             return Next::Http1;
         }
+        if let Some(reason) = self.unseen
+            && self.pending.len() > 1
+        {
+            return Next::Unpaired(reason);
+        }
         let pending = self.pending.pop_front();
-        let key = match pending {
-            Some(pending) => Some(pending.key),
-            None if self.orphaned || self.unseen.is_none() => None,
-            None => {
+        let key = match (pending, self.unseen) {
+            (Some(pending), _) => Some(pending.key),
+            (None, Some(reason)) if !self.orphaned => {
                 self.orphaned = true;
                 let key = self.next_key;
                 self.next_key += 1;
+                sink.unasked(key, reason);
                 Some(key)
             }
+            (None, _) => None,
         };
         if let (Some(sending), Some(key)) = (&mut self.sending, key)
             && sending.key == key
@@ -573,7 +613,7 @@ impl Connection {
             return Next::Upgraded;
         }
         let no_body = pending.is_some_and(|pending| pending.head_only) || matches!(status, 204 | 304);
-        self.receiving = Some(Receiving { key });
+        self.receiving = Some(Receiving { key, asked: pending.is_some() });
         match if no_body { Some(Framing::Length(0)) } else { Framing::of_response(headers) } {
             Some(Framing::Length(0)) => self.end(Direction::Received, End::Complete, sink),
             Some(framing) => self.received.state = State::Body(framing),
@@ -865,7 +905,8 @@ fn request_start(bytes: &[u8]) -> Option<usize> {
     for at in memmem::find_iter(bytes, b" HTTP/1.") {
         let Some([b'0' | b'1', b'\r', b'\n']) = bytes.get(at + 8..at + 11) else { continue };
         let line = bytes.get(..at)?;
-        let space = memchr::memrchr(b' ', line)?;
+        // Joined within a request line: it is not whole, the next may be.
+        let Some(space) = memchr::memrchr(b' ', line) else { continue };
         let target = line.get(space + 1..)?;
         if target.is_empty() || target.iter().any(|byte| !byte.is_ascii_graphic()) {
             continue;

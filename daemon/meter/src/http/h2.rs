@@ -397,6 +397,7 @@ impl Connection {
         }
         earlier.push(stream);
         self.streams.push(Stream { id: stream, request_ended: true, responded: true });
+        sink.unasked(Key::from(stream), Reason::LateAttach);
         sink.response(Key::from(stream), &ResponseHead { status: 0, headers: &[], whole: false });
         true
     }
@@ -489,6 +490,9 @@ impl Connection {
         if stream <= self.newest {
             return; // Trailers, perhaps of a request that was answered before its end.
         }
+        if fields.unknown == 0 && !fields.list.iter().any(|(name, _)| name.as_slice() == b":method") {
+            return; // Trailers of a request that was not seen.
+        }
         self.newest = stream;
         if self.streams.len() >= STREAMS_MAX {
             let oldest = self.streams.first().map(|open| open.id);
@@ -512,6 +516,17 @@ impl Connection {
         sink.request(Key::from(stream), &head);
     }
 
+    /// Why the request of a stream was not seen; `None` if it was, or its response was told of already.
+    fn unasked(&self, stream: u32) -> Option<Reason> {
+        let before = self.first.is_none_or(|first| stream < first);
+        match &self.earlier {
+            Some(earlier) if before => {
+                (earlier.len() < STREAMS_MAX && !earlier.contains(&stream)).then_some(Reason::LateAttach)
+            }
+            _ => (stream > self.newest).then_some(Reason::Gap),
+        }
+    }
+
     fn response(&mut self, stream: u32, fields: &Fields, sink: &mut impl Sink) {
         if stream.is_multiple_of(2) {
             return; // Pushed: nobody asked for it.
@@ -519,7 +534,7 @@ impl Connection {
         let status = fields.list.iter().find(|(name, _)| name.as_slice() == b":status");
         let status: Option<u16> = status.and_then(|(_, value)| std::str::from_utf8(value).ok()?.parse().ok());
         let status = status.filter(|status| *status >= 100);
-        let room = self.streams.len() < STREAMS_MAX;
+        let unasked = self.unasked(stream).filter(|_| self.streams.len() < STREAMS_MAX);
         let known = self.streams.iter_mut().find(|open| open.id == stream);
         match (known, status) {
             (_, Some(100..200)) => return,
@@ -529,13 +544,19 @@ impl Connection {
             }
             (Some(open), _) => open.responded = true,
             // A response whose request was not seen.
-            (None, Some(_)) if room && stream % 2 == 1 => {
-                if let Some(earlier) = self.earlier.as_mut().filter(|earlier| earlier.len() < STREAMS_MAX) {
+            (None, Some(_)) => {
+                let Some(reason) = unasked else { return };
+                if let Some(earlier) = &mut self.earlier {
                     earlier.push(stream);
                 }
+                // Nothing that comes later opens it: it is told of once.
+                if stream > self.newest && self.first.is_some() {
+                    self.newest = stream;
+                }
                 self.streams.push(Stream { id: stream, request_ended: true, responded: true });
+                sink.unasked(Key::from(stream), reason);
             }
-            (None, _) => return,
+            (None, None) => return,
         }
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         // A status that was never seen in the head decoder's table is most often 200, but that is a guess.

@@ -74,7 +74,9 @@ pub trait Sink {
     fn request_data(&mut self, key: Key, data: Piece<'_>);
     /// It ended.
     fn request_end(&mut self, key: Key, end: End);
-    /// The final response begins. A key without request is a response whose request was not seen.
+    /// A response begins whose request was not seen, for this reason.
+    fn unasked(&mut self, _key: Key, _reason: Reason) {}
+    /// The final response begins.
     fn response(&mut self, key: Key, head: &ResponseHead<'_>);
     /// A part of its body, without framing.
     fn response_data(&mut self, key: Key, data: Piece<'_>);
@@ -146,6 +148,10 @@ impl Protocol {
                 h1::Next::Upgraded => {
                     *self = Protocol::Unmetered(Reason::Upgraded);
                     return Some(Reason::Upgraded);
+                }
+                h1::Next::Unpaired(reason) => {
+                    *self = Protocol::Unmetered(reason);
+                    return Some(reason);
                 }
                 h1::Next::WebSocket { key, options, rest } => {
                     let mut connection = Box::new(ws::Connection::new(key, options));

@@ -520,20 +520,19 @@ impl Sink for Meter<'_> {
         self.state.settle(key);
     }
 
-    fn response(&mut self, key: Key, head: &ResponseHead<'_>) {
-        if self.state.find(key).is_none() {
-            // Its request was not seen.
-            if !matches!(self.state.naming, Naming::Provider(_)) {
-                return;
-            }
-            let mut exchange = self.state.blank(self.now);
-            exchange.reason = Some(Reason::LateAttach);
-            self.open(key, exchange, &Operation::OTHER, [""; 3], &[]);
-            let (late, now) = (End::Cut(Reason::LateAttach), self.now);
-            if let Some(open) = self.state.find(key) {
-                open.request_end(late, now);
-            }
+    fn unasked(&mut self, key: Key, reason: Reason) {
+        if !matches!(self.state.naming, Naming::Provider(_)) {
+            return;
         }
+        let exchange = Exchange { reason: Some(reason), ..self.state.blank(self.now) };
+        self.open(key, exchange, &Operation::OTHER, [""; 3], &[]);
+        let now = self.now;
+        if let Some(open) = self.state.find(key) {
+            open.request_end(End::Cut(reason), now);
+        }
+    }
+
+    fn response(&mut self, key: Key, head: &ResponseHead<'_>) {
         let (budget, now) = (&self.shared.budget, self.now);
         if let Some(open) = self.state.find(key) {
             let exchange = open.exchange_mut();

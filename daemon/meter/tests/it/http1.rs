@@ -307,9 +307,9 @@ fn a_length_is_digits() {
     for (sign, request, response) in [
         ("", both, both),
         ("0", both, both),
-        ("+", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
-        ("-", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
-        ("0x", ["200 -,-,-,-,- late_attach", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+        ("+", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+        ("-", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+        ("0x", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
     ] {
         let asked = format!("{CALL}Content-Length: {sign}13\r\n\r\n{{\"model\":\"m\"}}");
         let answered = format!("HTTP/1.1 200 OK\r\nContent-Length: {sign}{}\r\n\r\n{body}", body.len());

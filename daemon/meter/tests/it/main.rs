@@ -8,6 +8,7 @@ mod grpc;
 mod harness;
 mod http1;
 mod http2;
+mod joined;
 mod laws;
 mod operations;
 mod replay;

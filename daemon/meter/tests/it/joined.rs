@@ -1,0 +1,334 @@
+//! Sessions of which a part was not seen: a call that is told is one that was made, and its numbers are its own.
+//!
+//! A session is a tape of writes in the order of time. Of it all before an instant is taken away, as for a session that
+//! is joined late, and any stretches of one direction or both, as for bytes that the kernel lost. Every call names
+//! itself in its request, in the head of its response and in its body, so that halves of different calls are found out.
+
+use std::collections::BTreeSet;
+use std::ops::Range;
+
+use meter::exchange::{Exchange, Reason};
+use meter::pipeline::Direction::{self, Received, Sent};
+use proptest::prelude::*;
+
+use crate::harness::{Driver, Outcome};
+use crate::http2::{PREFACE, block, frame};
+
+/// What a client and its server wrote, in the order of time.
+type Tape = Vec<(Direction, Vec<u8>)>;
+
+/// How a call is made.
+#[derive(Clone, Debug)]
+struct Call {
+    /// The head of the request is a write of its own.
+    in_two: bool,
+    /// The request's body is chunked (HTTP/1), or in two frames.
+    asked_in_chunks: bool,
+    /// The answer is a stream of events.
+    streamed: bool,
+    /// An interim response comes first.
+    interim: bool,
+    /// Bytes of the prompt and of the answer.
+    filling: usize,
+    /// The client looks whether the server is there, first (HTTP/1), or resets the stream early (HTTP/2).
+    aside: bool,
+}
+
+impl Call {
+    fn asked(&self, number: usize) -> String {
+        format!(
+            "{{\"model\":\"asked-{number}\",\"stream\":{},\"stream_options\":{{\"include_usage\":true}},\"messages\":\
+             [{{\"role\":\"user\",\"content\":\"{}\"}}]}}",
+            self.streamed,
+            "ask ".repeat(self.filling)
+        )
+    }
+
+    fn answer(&self, number: usize) -> String {
+        let (input, filling) = (1000 + number, "say ".repeat(self.filling));
+        let usage = format!("\"usage\":{{\"prompt_tokens\":{input},\"completion_tokens\":{}}}", number + 1);
+        let head = format!("\"id\":\"chatcmpl-{number}\",\"model\":\"answered-{number}\"");
+        match self.streamed {
+            true => format!(
+                "data: {{{head},\"choices\":[{{\"index\":0,\"delta\":{{\"content\":\"{filling}\"}}}}]}}\n\n\
+                 data: {{{head},\"choices\":[],{usage}}}\n\ndata: [DONE]\n\n"
+            ),
+            false => {
+                format!("{{{head},\"choices\":[{{\"message\":{{\"content\":\"{filling}\"}}}}],{usage}}}")
+            }
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        if self.streamed { "text/event-stream" } else { "application/json" }
+    }
+
+    /// The call over HTTP/1.1.
+    fn over_http1(&self, number: usize, tape: &mut Tape) {
+        if self.aside {
+            tape.push((Sent, b"HEAD /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n".to_vec()));
+            tape.push((Received, b"HTTP/1.1 200 OK\r\nContent-Length: 4321\r\n\r\n".to_vec()));
+        }
+        let body = self.asked(number);
+        let head = "POST /v1/chat/completions HTTP/1.1\r\nHost: api.openai.com\r\n";
+        let (framing, body) = match self.asked_in_chunks {
+            true => ("Transfer-Encoding: chunked".into(), chunks(&body, 50)),
+            false => (format!("Content-Length: {}", body.len()), body),
+        };
+        let head = format!("{head}{framing}\r\n\r\n");
+        match self.in_two {
+            true => tape.extend([(Sent, head.into_bytes()), (Sent, body.into_bytes())]),
+            false => tape.push((Sent, [head, body].concat().into_bytes())),
+        }
+        if self.interim {
+            tape.push((Received, b"HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n".to_vec()));
+        }
+        let body = self.answer(number);
+        let head =
+            format!("HTTP/1.1 200 OK\r\nx-request-id: req-{number}\r\nContent-Type: {}\r\n", self.kind());
+        match self.streamed {
+            true => {
+                tape.push((Received, format!("{head}Transfer-Encoding: chunked\r\n\r\n").into_bytes()));
+                let body = chunks(&body, 70);
+                tape.extend(body.as_bytes().chunks(150).map(|part| (Received, part.to_vec())));
+            }
+            false => tape
+                .push((Received, format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).into_bytes())),
+        }
+    }
+
+    /// The call over HTTP/2: what is written of it, in its order. The first call of a connection fills the table
+    /// of the client's head coder, the others refer to it.
+    fn over_http2(&self, number: usize) -> Tape {
+        let stream = number as u32 * 2 + 1;
+        let head = match number == 0 {
+            true => block(&[
+                (":method", "POST"),
+                (":path", "/v1/chat/completions"),
+                (":authority", "api.openai.com"),
+            ]),
+            false => vec![0x80 | 64, 0x80 | 63, 0x80 | 62],
+        };
+        let body = self.asked(number);
+        let (one, two) = body.split_at(if self.asked_in_chunks { body.len() / 2 } else { 0 });
+        let mut tape = vec![(Sent, frame(1, 4, stream, &head))];
+        if !one.is_empty() {
+            tape.push((Sent, frame(0, 0, stream, one.as_bytes())));
+        }
+        tape.push((Sent, frame(0, 1, stream, two.as_bytes())));
+        if self.aside {
+            tape.push((Sent, frame(3, 0, stream, &[0, 0, 0, 8])));
+        }
+        let mut head = vec![0x88];
+        let id = format!("req-{number}");
+        head.extend([&[0, 12], b"x-request-id".as_slice(), &[id.len() as u8], id.as_bytes()].concat());
+        head.extend([&[0, 12], b"content-type".as_slice(), &[self.kind().len() as u8]].concat());
+        head.extend(self.kind().as_bytes());
+        tape.push((Received, frame(1, 4, stream, &head)));
+        let body = self.answer(number);
+        let parts: Vec<&[u8]> = body.as_bytes().chunks(150).collect();
+        for (at, part) in parts.iter().enumerate() {
+            tape.push((Received, frame(0, u8::from(at + 1 == parts.len()), stream, part)));
+        }
+        if !self.in_two && !self.aside {
+            let at = tape.iter().position(|(direction, _)| *direction == Received).unwrap_or(0);
+            let sent: Vec<u8> = tape.drain(..at).flat_map(|(_, bytes)| bytes).collect();
+            tape.insert(0, (Sent, sent));
+        }
+        tape
+    }
+}
+
+fn chunks(body: &str, size: usize) -> String {
+    let part = |part: &[u8]| format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part));
+    let mut chunked: String = body.as_bytes().chunks(size).map(part).collect();
+    chunked.push_str("0\r\n\r\n");
+    chunked
+}
+
+fn calls() -> impl Strategy<Value = Vec<Call>> {
+    let call = (any::<[bool; 5]>(), 0usize..120).prop_map(|(is, filling)| {
+        let [in_two, asked_in_chunks, streamed, interim, aside] = is;
+        Call { in_two, asked_in_chunks, streamed, interim, filling, aside }
+    });
+    prop::collection::vec(call, 1..6)
+}
+
+/// One call after the other, and where on the tape each begins.
+fn over_http1(calls: &[Call]) -> (Tape, Vec<usize>) {
+    let (mut tape, mut begins) = (Tape::new(), Vec::new());
+    for (number, call) in calls.iter().enumerate() {
+        begins.push(tape.iter().map(|(_, bytes)| bytes.len()).sum());
+        call.over_http1(number, &mut tape);
+    }
+    (tape, begins)
+}
+
+/// Streams in any interleaving; `picks` say in turn which goes on.
+fn over_http2(calls: &[Call], picks: &[usize]) -> Tape {
+    let mut tape =
+        vec![(Sent, PREFACE.to_vec()), (Sent, frame(4, 0, 0, &[])), (Received, frame(4, 0, 0, &[]))];
+    let mut waiting = calls.iter().enumerate().map(|(number, call)| call.over_http2(number));
+    let (mut open, mut picks) = (Vec::new(), picks.iter().cycle());
+    loop {
+        let room = usize::from(waiting.len() > 0);
+        if open.len() + room == 0 {
+            return tape;
+        }
+        let pick = picks.next().copied().unwrap_or(0) % (open.len() + room);
+        if pick == open.len() {
+            let mut call = waiting.next().unwrap_or_default().into_iter();
+            tape.extend(call.next());
+            open.push(call);
+        } else if let Some(step) = open[pick].next() {
+            tape.push(step);
+        } else {
+            drop(open.swap_remove(pick));
+        }
+    }
+}
+
+/// Bytes that are not seen: of which directions, and where they lie on the tape.
+#[derive(Clone, Debug)]
+struct Hole {
+    sent: bool,
+    received: bool,
+    at: usize,
+    len: usize,
+}
+
+/// Plays the tape from the byte at `joined` on, with holes, in pieces of the sizes `cuts`. Whether it was joined late
+/// is told as the host tells it: by the first bytes, unless it is known.
+fn play(tape: &Tape, joined: usize, holes: &[Hole], cuts: &[usize], surely_late: bool) -> Outcome {
+    let mut driver: Option<Driver> = None;
+    let mut sizes = cuts.iter().cycle();
+    let mut at = 0;
+    for (direction, bytes) in tape {
+        let mut rest = bytes.get(joined.saturating_sub(at)..).unwrap_or_default();
+        at += bytes.len();
+        while !rest.is_empty() {
+            let from = at - rest.len();
+            let ours = |hole: &&Hole| if *direction == Sent { hole.sent } else { hole.received };
+            let span = |hole: &Hole| -> Range<usize> { hole.at..hole.at + hole.len };
+            let mut len = sizes.next().copied().unwrap_or(rest.len()).min(rest.len());
+            let within = holes.iter().filter(ours).find(|hole| span(hole).contains(&from));
+            let edges = holes.iter().filter(ours).flat_map(|hole| [span(hole).start, span(hole).end]);
+            len = edges.filter(|edge| *edge > from).map(|edge| edge - from).fold(len, usize::min);
+            let (piece, later) = rest.split_at(len);
+            rest = later;
+            if driver.is_none() && within.is_some() {
+                continue; // The kernel does not know of it either.
+            }
+            let from_request = *direction == Sent
+                && [b"POST", b"HEAD", b"PRI "].iter().any(|start| piece.starts_with(*start));
+            let driver =
+                driver.get_or_insert_with(|| Driver::new("api.openai.com", surely_late || !from_request));
+            match (within.is_some(), direction) {
+                (true, _) => driver.gap(*direction, len as u64),
+                (false, Sent) => driver.sent(piece),
+                (false, Received) => driver.received(piece),
+            }
+        }
+    }
+    let Some(mut driver) = driver else { return Outcome::default() };
+    driver.close();
+    driver.outcome()
+}
+
+/// The number at the end of a name.
+fn number(name: Option<&str>) -> Option<usize> {
+    name?.rsplit('-').next()?.parse().ok()
+}
+
+/// The calls that are told with usage, if every record is of one call, and all are of different ones.
+fn told(outcome: &Outcome, made: usize) -> Result<BTreeSet<usize>, TestCaseError> {
+    let exchanges = &outcome.exchanges;
+    prop_assert!(exchanges.len() <= made, "{} records of {made} calls: {exchanges:#?}", exchanges.len());
+    let (mut answered, mut metered) = (BTreeSet::new(), BTreeSet::new());
+    let mut asked = BTreeSet::new();
+    for exchange in exchanges {
+        let Exchange { requested_model, provider_request_id, model, usage, .. } = exchange;
+        let by_request = number(requested_model.as_deref());
+        let by_head = number(provider_request_id.as_deref());
+        let by_body = number(model.as_deref());
+        let by_usage = usage.input.and_then(|input| usize::try_from(input).ok()?.checked_sub(1000));
+        let all: BTreeSet<usize> = [by_request, by_head, by_body, by_usage].into_iter().flatten().collect();
+        prop_assert!(all.len() <= 1, "of different calls: {exchange:#?}");
+        for (seen, number) in [(&mut asked, by_request), (&mut answered, by_head), (&mut metered, by_usage)] {
+            prop_assert!(number.is_none_or(|number| seen.insert(number)), "told twice: {exchanges:#?}");
+        }
+        if let Some(number) = by_usage {
+            prop_assert_eq!(usage.output, Some(number as u64 + 1));
+            prop_assert_eq!(by_body, by_usage, "{:#?}", exchange);
+        }
+    }
+    Ok(metered)
+}
+
+/// Records of calls that were made before anything was seen.
+fn late(outcome: &Outcome) -> usize {
+    outcome.exchanges.iter().filter(|exchange| exchange.reason == Some(Reason::LateAttach)).count()
+}
+
+fn made(calls: &[Call], http1: bool) -> usize {
+    calls.len() + calls.iter().filter(|call| http1 && call.aside).count()
+}
+
+fn holes() -> impl Strategy<Value = Vec<Hole>> {
+    let hole = (1u8..4, any::<prop::sample::Index>(), 1usize..1500).prop_map(|(which, at, len)| Hole {
+        sent: which & 1 != 0,
+        received: which & 2 != 0,
+        at: at.index(8000),
+        len,
+    });
+    prop::collection::vec(hole, 1..4)
+}
+
+fn cuts() -> impl Strategy<Value = Vec<usize>> {
+    prop_oneof![Just(vec![usize::MAX]), prop::collection::vec(1usize..400, 1..8)]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_session_joined_late_over_http1_tells_what_it_saw(calls in calls(), joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+        let (tape, begins) = over_http1(&calls);
+        let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
+        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let metered = told(&outcome, made(&calls, true))?;
+        let whole: BTreeSet<usize> = (0..calls.len()).filter(|at| begins[*at] >= joined).collect();
+        let begun = begins.iter().filter(|begin| **begin < joined).count();
+        prop_assert!(metered.is_superset(&whole), "{whole:?} were seen whole from {joined} on, lost {:?}, {:?}: {:#?}", outcome.lost, outcome.verdict, outcome.exchanges);
+        prop_assert!(metered.iter().all(|number| *number + 1 >= begun), "{metered:?} of {begun} begun before");
+        prop_assert!(late(&outcome) <= 1, "{:#?}", outcome.exchanges);
+    }
+
+    #[test]
+    fn a_session_joined_late_over_http2_tells_what_it_saw(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+        let tape = over_http2(&calls, &picks);
+        let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
+        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let metered = told(&outcome, made(&calls, false))?;
+        if joined == 0 {
+            let whole: BTreeSet<usize> = (0..calls.len()).filter(|at| !calls[*at].aside).collect();
+            prop_assert_eq!(metered, whole);
+            prop_assert_eq!(late(&outcome), 0);
+        }
+    }
+
+    #[test]
+    fn a_hole_over_http1_mixes_no_calls(calls in calls(), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
+        let (tape, _) = over_http1(&calls);
+        let outcome = play(&tape, joined, &holes, &cuts, false);
+        told(&outcome, made(&calls, true))?;
+        prop_assert!(late(&outcome) <= 1, "{:#?}", outcome.exchanges);
+    }
+
+    #[test]
+    fn a_hole_over_http2_mixes_no_calls(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
+        let tape = over_http2(&calls, &picks);
+        let outcome = play(&tape, joined, &holes, &cuts, false);
+        told(&outcome, made(&calls, false))?;
+    }
+}
