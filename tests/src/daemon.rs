@@ -8,7 +8,7 @@ use anyhow::{Context, bail};
 use serde_json::Value;
 
 /// Longest wait for a condition, before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The folder with `venturid`, `venturi-attach` and `venturi`: beside the test binary, or `VENTURI_BIN_DIR`.
 pub fn bin_dir() -> anyhow::Result<PathBuf> {

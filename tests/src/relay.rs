@@ -1,4 +1,4 @@
-//! A TCP relay that delays every byte by a fixed time per direction: distance, where netem is missing.
+//! A TCP relay that delays a connection and its every byte by a fixed time per direction: distance, where netem is missing.
 //!
 //! It may also be narrow: only so many bytes are on their way at once, and the rest waits in the sender's socket.
 
@@ -24,8 +24,8 @@ pub struct Distance {
 
 /// Listens on `listen` and relays to `target` over `distance`, until the runtime ends.
 ///
-/// Accepting is not delayed: the kernel answers the SYN. What a client sees is the delay of its first bytes, so one
-/// TLS 1.3 handshake costs one round trip of twice the delay instead of two.
+/// The kernel answers the SYN at once, so the round trip that a real network takes for it is added to what the client
+/// sends first: over TLS 1.3 its request leaves two round trips after its connect.
 pub async fn spawn(listen: SocketAddr, target: SocketAddr, distance: Distance) -> anyhow::Result<()> {
     let socket = if listen.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     socket.set_reuseaddr(true)?;
@@ -37,23 +37,29 @@ pub async fn spawn(listen: SocketAddr, target: SocketAddr, distance: Distance) -
     tokio::spawn(async move {
         while let Ok((inbound, _)) = listener.accept().await {
             tokio::spawn(async move {
+                let established = Instant::now() + 2 * distance.delay;
                 let Ok(outbound) = TcpStream::connect(target).await else { return };
                 let _ = inbound.set_nodelay(true);
                 let _ = outbound.set_nodelay(true);
                 let (from_client, to_client) = inbound.into_split();
                 let (from_server, to_server) = outbound.into_split();
-                tokio::join!(pump(from_client, to_server, distance), pump(from_server, to_client, distance));
+                tokio::join!(
+                    pump(from_client, to_server, distance, established),
+                    pump(from_server, to_client, distance, established)
+                );
             });
         }
     });
     Ok(())
 }
 
-/// Copies one direction: a reader that stamps each piece with its due time, a writer that waits for it.
+/// Copies one direction: a reader that stamps each piece with its due time, a writer that waits for it. What came before
+/// the connection is `established` counts as sent then.
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
     distance: Distance,
+    established: Instant,
 ) {
     let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(1024);
     let window = &distance.window.map(|bytes| Semaphore::new(bytes as usize));
@@ -63,7 +69,8 @@ async fn pump(
             if let Some(window) = window {
                 window.acquire_many(read as u32).await.expect("never closed").forget();
             }
-            if sender.send((Instant::now() + distance.delay, buffer[..read].to_vec())).await.is_err() {
+            let due = Instant::now().max(established) + distance.delay;
+            if sender.send((due, buffer[..read].to_vec())).await.is_err() {
                 return;
             }
         }
