@@ -112,7 +112,7 @@ impl Sink for Recorder {
     fn request(&mut self, key: Key, head: &RequestHead<'_>) {
         assert!(!self.open.contains(&key), "a key is used once");
         self.open.push(key);
-        let RequestHead { method, target, authority, headers } = *head;
+        let RequestHead { method, target, authority, headers, .. } = *head;
         self.note(key, false, format!("{method} {target} {authority:?} {}", fields(headers)));
     }
     fn request_data(&mut self, key: Key, data: Piece<'_>) {

@@ -195,7 +195,7 @@ impl Drop for Stage {
 }
 
 /// Wipes an inflater's window.
-fn forget(state: &mut Decompress) {
+pub(super) fn forget(state: &mut Decompress) {
     state.reset(false);
     std::hint::black_box(state);
 }

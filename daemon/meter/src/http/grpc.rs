@@ -97,9 +97,10 @@ impl Messages {
         self.broken.map_or(Ok(()), Err)
     }
 
-    /// `bytes` are missing here: whether what follows can be read.
+    /// `bytes` are missing here, or nobody knows how many (0): whether what follows can be read.
     pub fn gap(&mut self, bytes: u64) -> bool {
-        if self.broken.is_none() && self.prefix.len() == PREFIX && !self.packed && bytes < self.left {
+        let within = bytes > 0 && bytes < self.left;
+        if self.broken.is_none() && self.prefix.len() == PREFIX && !self.packed && within {
             self.left -= bytes;
             return true;
         }

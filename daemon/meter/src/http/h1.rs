@@ -148,13 +148,16 @@ impl Connection {
         }
     }
 
-    /// Whether nothing so far shows that it is HTTP/1, and the place in `direction` is lost.
-    pub(super) fn is_doubtful(&self, direction: Direction) -> bool {
+    /// Why the place in `direction` is lost, while nothing shows that it is HTTP/1.
+    pub(super) fn doubt(&self, direction: Direction) -> Option<Reason> {
         let half = match direction {
             Direction::Sent => &self.sent,
             Direction::Received => &self.received,
         };
-        !self.certain && matches!(half.state, State::Skip(_))
+        match half.state {
+            State::Skip(reason) if !self.certain => Some(reason),
+            _ => None,
+        }
     }
 
     /// It is not HTTP/1 after all: what is held is lost.
@@ -490,7 +493,10 @@ impl Connection {
         let (method, target) = (parsed.method?, parsed.path?);
         let framing = Framing::of_request(parsed.headers)?;
         let key = self.begin(method, tally, sink);
-        sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
+        sink.request(
+            key,
+            &RequestHead { method, target, authority: None, protocol: None, headers: parsed.headers },
+        );
         if matches!(framing, Framing::Length(0)) {
             sink.request_end(key, End::Complete);
         } else {
@@ -549,7 +555,10 @@ impl Connection {
                 self.certain = true;
                 tally.metered = tally.metered.saturating_add(seen);
                 let key = self.begin(method, tally, sink);
-                sink.request(key, &RequestHead { method, target, authority: None, headers: parsed.headers });
+                sink.request(
+                    key,
+                    &RequestHead { method, target, authority: None, protocol: None, headers: parsed.headers },
+                );
                 sink.request_end(key, End::Cut(Reason::Gap));
             }
             _ => tally.lost.add(Reason::Gap, seen),

@@ -511,6 +511,7 @@ impl Connection {
             method: pseudo(":method").unwrap_or(""),
             target: pseudo(":path").unwrap_or(""),
             authority: pseudo(":authority"),
+            protocol: pseudo(":protocol"),
             headers: plain(fields, &mut headers),
         };
         sink.request(Key::from(stream), &head);
@@ -565,6 +566,9 @@ impl Connection {
         sink.response(Key::from(stream), &head);
     }
 }
+
+/// Largest frame without a setting that few use (RFC 9113, 4.2).
+const FRAME_USUAL_MAX: usize = 1 << 14;
 
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -621,7 +625,8 @@ pub(super) fn begins_with_frames(bytes: &[u8]) -> bool {
         frames += 1;
         match rest.get(FRAME_HEAD + head.length..) {
             Some(after) => rest = after,
-            None => return true,
+            // A piece that begins within a head would show a length of which some bytes are others.
+            None => return head.length <= FRAME_USUAL_MAX,
         }
     }
     frames > 0

@@ -34,6 +34,8 @@ pub struct RequestHead<'a> {
     pub target: &'a str,
     /// `:authority`, where the protocol has it apart from the fields.
     pub authority: Option<&'a str>,
+    /// `:protocol` of a CONNECT that asks for more than a tunnel (RFC 8441, 4): `websocket`.
+    pub protocol: Option<&'a str>,
     /// Fields.
     pub headers: &'a [Header<'a>],
 }
@@ -91,6 +93,13 @@ pub trait Sink {
     fn converse(&mut self, _key: Key) -> bool {
         false
     }
+    /// The session shows itself to be a WebSocket whose upgrade was not seen, for this reason: whether its messages are
+    /// of interest. If not, the session goes on as if nothing were known.
+    fn overhear(&mut self, _key: Key, _reason: Reason) -> bool {
+        false
+    }
+    /// So many bytes of payload of the WebSocket `key` passed, as they travelled.
+    fn carried(&mut self, _key: Key, _direction: Direction, _bytes: u64) {}
     /// A part of a message of the WebSocket `key`.
     fn message(&mut self, _key: Key, _direction: Direction, _part: Piece<'_>) {}
     /// The message is over.
@@ -132,17 +141,25 @@ impl Protocol {
         sink: &mut impl Sink,
     ) -> Option<Reason> {
         tally.seen = tally.seen.saturating_add(piece.len());
+        self.advance(direction, piece, budget, tally, sink)
+    }
+
+    fn advance(
+        &mut self,
+        direction: Direction,
+        piece: Piece<'_>,
+        budget: &Budget,
+        tally: &mut Tally,
+        sink: &mut impl Sink,
+    ) -> Option<Reason> {
+        if let (Protocol::Http1(connection), Piece::Bytes(bytes)) = (&mut *self, piece)
+            && let Some(reason) = connection.doubt(direction)
+            && let Some(other) = Protocol::shown(direction, bytes, reason, sink)
+        {
+            connection.abandon(tally);
+            *self = other;
+        }
         let detect = match self {
-            Protocol::Http1(connection)
-                if connection.is_doubtful(direction)
-                    && matches!(piece, Piece::Bytes(bytes) if h2::begins_with_frames(bytes)) =>
-            {
-                connection.abandon(tally);
-                let mut connection = Box::new(h2::Connection::new(true));
-                connection.push(direction, piece, budget, tally, sink);
-                *self = Protocol::Http2(connection);
-                return None;
-            }
             Protocol::Http1(connection) => match connection.push(direction, piece, budget, tally, sink) {
                 h1::Next::Http1 => return None,
                 h1::Next::Upgraded => {
@@ -204,14 +221,24 @@ impl Protocol {
             Detected::Http1 | Detected::More => {
                 let mut connection = Box::new(h1::Connection::new(joined_late));
                 connection.push(Direction::Sent, Piece::Bytes(&held), budget, tally, sink);
-                connection.push(direction, piece, budget, tally, sink);
                 *self = Protocol::Http1(connection);
-                return None;
+                return self.advance(direction, piece, budget, tally, sink);
             }
         };
         tally.lost.add(reason, piece.len().saturating_add(held.len() as u64));
         *self = Protocol::Unmetered(reason);
         Some(reason)
+    }
+
+    /// What a session was joined in the middle of, for `reason`, if it is not HTTP/1 and `bytes` show it.
+    fn shown(direction: Direction, bytes: &[u8], reason: Reason, sink: &mut impl Sink) -> Option<Protocol> {
+        /// No request was seen that would have one.
+        const KEY: Key = 0;
+        if h2::begins_with_frames(bytes) {
+            return Some(Protocol::Http2(Box::new(h2::Connection::new(true))));
+        }
+        let overheard = ws::begins_with_messages(direction, bytes) && sink.overhear(KEY, reason);
+        overheard.then(|| Protocol::WebSocket(Box::new(ws::Connection::joined(KEY, reason))))
     }
 
     /// The session is over, or given up for `reason`: everything open ends.

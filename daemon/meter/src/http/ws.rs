@@ -1,16 +1,20 @@
-//! WebSocket (RFC 6455) with `permessage-deflate` (RFC 7692), as both sides of an upgraded HTTP/1.1 connection speak it.
+//! WebSocket (RFC 6455) with `permessage-deflate` (RFC 7692), as both sides speak it after their handshake: on a connection
+//! of HTTP/1.1, or in a stream of HTTP/2 (RFC 8441).
 //!
 //! The parts of a message come as they pass, unmasked and inflated; control frames are passed over. A hole inside a
 //! frame's payload leaves the frames in step. Any other loses the place until a piece is nothing but frames. An inflater
-//! that keeps its window from message to message cannot go on after a hole.
+//! that keeps its window from message to message cannot go on after a hole; of a connection that was joined in the middle
+//! nothing is inflated, because nobody knows whether the window was empty.
 
 use flate2::{Decompress, FlushDecompress, Status};
 
+use super::body::forget;
 use super::{End, Header, Key, Sink, header};
 use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease};
 use crate::loss::Tally;
+use crate::payload::wipe;
 
 const CONTINUATION: u8 = 0;
 const TEXT: u8 = 1;
@@ -40,6 +44,11 @@ impl Options {
     /// What the response that switches protocols agrees to; `None` if not to a WebSocket.
     pub fn of(headers: &[Header<'_>]) -> Option<Options> {
         header(headers, "upgrade").filter(|to| to.eq_ignore_ascii_case("websocket"))?;
+        Some(Options::agreed(headers))
+    }
+
+    /// What a response agrees to that begins a WebSocket.
+    pub fn agreed(headers: &[Header<'_>]) -> Options {
         let agreed =
             headers.iter().filter(|field| field.name.eq_ignore_ascii_case("sec-websocket-extensions"));
         let deflate = agreed
@@ -61,7 +70,7 @@ impl Options {
                 _ => {}
             }
         }
-        Some(options)
+        options
     }
 }
 
@@ -156,18 +165,22 @@ impl Connection {
     /// A connection that begins. The messages belong to the upgrade `key`.
     pub fn new(key: Key, options: Options) -> Connection {
         let [client, server] = options.fresh;
-        let half = |direction, fresh| Half {
-            direction,
-            deflate: options.deflate,
-            fresh,
-            state: State::Head,
-            head: [0; HEAD_MAX],
-            held: 0,
-            message: None,
-            inflater: None,
-            undecodable: None,
+        Connection {
+            key,
+            sent: Half::new(Direction::Sent, options.deflate, client),
+            received: Half::new(Direction::Received, options.deflate, server),
+        }
+    }
+
+    /// A connection of which the beginning was not seen, for `reason`. Either side goes on with the next piece that is
+    /// nothing but frames.
+    pub fn joined(key: Key, reason: Reason) -> Connection {
+        let half = |direction| Half {
+            state: State::Skip(reason),
+            undecodable: Some(reason),
+            ..Half::new(direction, true, false)
         };
-        Connection { key, sent: half(Direction::Sent, client), received: half(Direction::Received, server) }
+        Connection { key, sent: half(Direction::Sent), received: half(Direction::Received) }
     }
 
     /// Takes the next piece of a direction; `tally.seen` counts it already.
@@ -179,14 +192,24 @@ impl Connection {
         tally: &mut Tally,
         sink: &mut impl Sink,
     ) {
-        let half = match direction {
-            Direction::Sent => &mut self.sent,
-            Direction::Received => &mut self.received,
-        };
+        let key = self.key;
         match piece {
             Piece::Gap(0) => {}
-            Piece::Gap(bytes) => half.gap(self.key, bytes, tally, sink),
-            Piece::Bytes(bytes) => half.bytes(self.key, bytes, budget, tally, sink),
+            Piece::Gap(bytes) => self.half(direction).gap(key, bytes, tally, sink),
+            Piece::Bytes(bytes) => self.half(direction).bytes(key, bytes, budget, tally, sink),
+        }
+    }
+
+    /// Nobody knows how much is missing of a direction.
+    pub fn lose_place(&mut self, direction: Direction, tally: &mut Tally, sink: &mut impl Sink) {
+        let key = self.key;
+        self.half(direction).lose_place(key, Reason::Gap, 0, tally, sink);
+    }
+
+    fn half(&mut self, direction: Direction) -> &mut Half {
+        match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
         }
     }
 
@@ -201,6 +224,21 @@ impl Connection {
 }
 
 impl Half {
+    /// A direction at the first byte of its first frame.
+    fn new(direction: Direction, deflate: bool, fresh: bool) -> Half {
+        Half {
+            direction,
+            deflate,
+            fresh,
+            state: State::Head,
+            head: [0; HEAD_MAX],
+            held: 0,
+            message: None,
+            inflater: None,
+            undecodable: None,
+        }
+    }
+
     fn gap(&mut self, key: Key, bytes: u64, tally: &mut Tally, sink: &mut impl Sink) {
         tally.lost.add(Reason::Gap, bytes);
         match &mut self.state {
@@ -215,7 +253,7 @@ impl Half {
                     self.frame_over(key, data, last, sink);
                 }
             }
-            State::Skip(_) => sink.message(key, self.direction, Piece::Gap(bytes)),
+            State::Skip(_) => self.missed(key, bytes, sink),
             State::Head | State::Payload { .. } => self.lose_place(key, Reason::Gap, bytes, tally, sink),
         }
     }
@@ -226,6 +264,11 @@ impl Half {
             self.inflater = None;
             self.undecodable = Some(Reason::Gap);
         }
+        self.missed(key, bytes, sink);
+    }
+
+    fn missed(&self, key: Key, bytes: u64, sink: &mut impl Sink) {
+        sink.carried(key, self.direction, bytes);
         sink.message(key, self.direction, Piece::Gap(bytes));
     }
 
@@ -249,7 +292,7 @@ impl Half {
         if let State::Skip(reason) = self.state {
             if !self.is_nothing_but_frames(bytes) {
                 tally.lost.add(reason, bytes.len() as u64);
-                return sink.message(key, self.direction, Piece::Gap(bytes.len() as u64));
+                return self.missed(key, bytes.len() as u64, sink);
             }
             // The message in which the place was lost is over with what is missing.
             sink.message_end(key, self.direction);
@@ -288,6 +331,7 @@ impl Half {
                     let next = ((usize::from(at) + here) % 4) as u8;
                     self.state = State::Payload { left, mask, at: next, data, last };
                     if data {
+                        sink.carried(key, self.direction, part.len() as u64);
                         self.payload(key, part, mask, at, budget, sink);
                     }
                     if left == 0 {
@@ -346,7 +390,7 @@ impl Half {
             }
             self.unmasked(key, buffer.get(..piece.len()).unwrap_or_default(), budget, sink);
         }
-        zeroize::Zeroize::zeroize(&mut buffer);
+        wipe(buffer.get_mut(..part.len().min(512)).unwrap_or_default());
     }
 
     fn unmasked(&mut self, key: Key, part: &[u8], budget: &Budget, sink: &mut impl Sink) {
@@ -404,35 +448,51 @@ impl Half {
         }
     }
 
-    /// Whether `bytes` can be nothing but frames of this direction: heads follow each other where the lengths say, to the
-    /// end exactly, or into a text that begins like JSON.
-    fn is_nothing_but_frames(&self, mut bytes: &[u8]) -> bool {
-        let mut frames = 0;
-        while !bytes.is_empty() {
-            let Read::Frame(frame) = FrameHead::read(bytes) else { return false };
-            let masked = frame.mask.is_some() == (self.direction == Direction::Sent);
-            let control = frame.kind >= CLOSE;
-            let lawful = masked
-                && (!frame.deflated || (self.deflate && matches!(frame.kind, TEXT | BINARY)))
-                && (!control || (frame.last && frame.length <= CONTROL_MAX))
-                // The middle of a message says nothing without its beginning.
-                && (frames > 0 || frame.kind != CONTINUATION);
-            if !lawful {
-                return false;
-            }
-            frames += 1;
-            let payload = bytes.get(frame.size..).unwrap_or_default();
-            match usize::try_from(frame.length).ok().and_then(|length| payload.get(length..)) {
-                Some(rest) => bytes = rest,
-                None => {
-                    let [mask, ..] = frame.mask.unwrap_or_default();
-                    let json = payload.first().is_some_and(|byte| matches!(byte ^ mask, b'{' | b'['));
-                    return frame.kind == TEXT && !frame.deflated && json;
-                }
-            }
-        }
-        frames > 0
+    fn is_nothing_but_frames(&self, bytes: &[u8]) -> bool {
+        only_frames(self.direction, self.deflate, bytes).is_some()
     }
+}
+
+/// Whether `bytes` can be nothing but frames of `direction` of which one begins a message that can be read without knowing
+/// what was agreed on.
+pub(super) fn begins_with_messages(direction: Direction, bytes: &[u8]) -> bool {
+    only_frames(direction, true, bytes) == Some(true)
+}
+
+/// Whether `bytes` can be nothing but frames: heads follow each other where the lengths say, to the end exactly, or into
+/// a message that begins like JSON; and if so, whether one of them begins such a message.
+fn only_frames(direction: Direction, deflate: bool, mut bytes: &[u8]) -> Option<bool> {
+    let (mut frames, mut readable) = (0, false);
+    while !bytes.is_empty() {
+        let Read::Frame(frame) = FrameHead::read(bytes) else { return None };
+        let masked = frame.mask.is_some() == (direction == Direction::Sent);
+        let control = frame.kind >= CLOSE;
+        let begins = matches!(frame.kind, TEXT | BINARY);
+        let lawful = masked
+            && (!frame.deflated || (deflate && begins))
+            && (!control || (frame.last && frame.length <= CONTROL_MAX))
+            // The middle of a message says nothing without its beginning.
+            && (frames > 0 || frame.kind != CONTINUATION);
+        if !lawful {
+            return None;
+        }
+        frames += 1;
+        let payload = bytes.get(frame.size..).unwrap_or_default();
+        let json = begins && !frame.deflated && frame.length > 0 && is_json(payload, frame.mask);
+        readable |= json;
+        match usize::try_from(frame.length).ok().and_then(|length| payload.get(length..)) {
+            Some(rest) => bytes = rest,
+            None => return json.then_some(readable),
+        }
+    }
+    (frames > 0).then_some(readable)
+}
+
+/// Whether a payload begins as an object does.
+fn is_json(payload: &[u8], mask: Option<[u8; 4]>) -> bool {
+    let mut plain = payload.iter().zip(mask.unwrap_or_default()).map(|(byte, mask)| byte ^ mask);
+    plain.next() == Some(b'{')
+        && plain.next().is_none_or(|next| matches!(next, b'"' | b'}' | b' ' | b'\t' | b'\r' | b'\n'))
 }
 
 impl FrameHead {
@@ -488,32 +548,54 @@ impl Inflater {
 
     fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
         let mut buffer = [0; DECODE_BUFFER];
+        let mut most = 0;
         self.taken = self.taken.saturating_add(bytes.len() as u64);
-        loop {
+        let result = loop {
             if self.ended {
                 if bytes.is_empty() {
-                    break;
+                    break Ok(());
                 }
                 // A message may go on behind a last block (RFC 7692, 7.2.3.4).
                 self.state.reset(false);
                 self.ended = false;
             }
-            let (before_in, before_out) = (self.state.total_in(), self.state.total_out());
-            let status = self.state.decompress(bytes, &mut buffer, FlushDecompress::Sync);
-            let status = status.map_err(|_| Reason::Undecodable)?;
-            let used = usize::try_from(self.state.total_in() - before_in).unwrap_or(bytes.len());
-            let made = usize::try_from(self.state.total_out() - before_out).unwrap_or(0);
+            let (used, made) = match self.step(bytes, &mut buffer) {
+                Ok(step) => step,
+                // It may have made something before it failed.
+                Err(reason) => {
+                    most = buffer.len();
+                    break Err(reason);
+                }
+            };
+            most = most.max(made);
             bytes = bytes.get(used..).unwrap_or_default();
             self.given = self.given.saturating_add(made as u64);
             if self.given > EXPANSION_FLOOR && self.given / EXPANSION_RATIO_MAX > self.taken {
-                return Err(Reason::LimitReached);
+                break Err(Reason::LimitReached);
             }
             out(buffer.get(..made).unwrap_or_default());
-            self.ended = status == Status::StreamEnd;
             if !self.ended && made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
-                break;
+                break Ok(());
             }
-        }
-        Ok(())
+        };
+        wipe(buffer.get_mut(..most).unwrap_or_default());
+        result
+    }
+
+    /// Inflates some of `bytes` into `buffer`: how many were used and made.
+    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize), Reason> {
+        let (taken, given) = (self.state.total_in(), self.state.total_out());
+        let status = self.state.decompress(bytes, buffer, FlushDecompress::Sync);
+        self.ended = status.map_err(|_| Reason::Undecodable)? == Status::StreamEnd;
+        let used = usize::try_from(self.state.total_in() - taken).unwrap_or(bytes.len());
+        let made = usize::try_from(self.state.total_out() - given).unwrap_or(0);
+        Ok((used, made))
+    }
+}
+
+impl Drop for Inflater {
+    /// The window holds the last of the messages.
+    fn drop(&mut self) {
+        forget(&mut self.state);
     }
 }

@@ -11,7 +11,7 @@ use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total}
 use super::facts::{Counts, Facts, Field, Merge, Whole, text};
 use super::json::{Paths, Scanner, Value, Visitor};
 use super::openai_chat::with_reasoning;
-use super::{gemini, openai_responses};
+use super::{gemini, openai_chat, openai_responses};
 use crate::exchange::Usage;
 
 /// How answers follow each other in a session.
@@ -149,12 +149,25 @@ static GEMINI_TURNS: Turns = Turns {
     usage_ends: true,
 };
 
+/// What is spoken over a WebSocket, and how answers follow each other in it.
+pub type Spoken = (&'static Dialect, &'static Turns);
+
 /// What a WebSocket speaks that was asked for where `dialect` is usual.
-pub fn spoken(dialect: &'static Dialect) -> Option<(&'static Dialect, &'static Turns)> {
+pub fn spoken(dialect: &'static Dialect) -> Option<Spoken> {
     match dialect.wire {
         Wire::Session(turns) => Some((dialect, turns)),
         _ if *dialect == openai_responses::DIALECT => Some((&OPENAI, &OPENAI_TURNS)),
         Wire::Text | Wire::Protobuf { .. } => None,
+    }
+}
+
+/// What a WebSocket speaks to a provider whose answers are usually in `dialect`, if there is but one such dialect.
+pub fn usual(dialect: &'static Dialect) -> Option<Spoken> {
+    let openai = [&openai_chat::DIALECT, &openai_chat::EITHER, &openai_responses::DIALECT];
+    match dialect {
+        _ if *dialect == gemini::GENERATE => Some((&GEMINI, &GEMINI_TURNS)),
+        _ if openai.contains(&dialect) => Some((&OPENAI, &OPENAI_TURNS)),
+        _ => None,
     }
 }
 

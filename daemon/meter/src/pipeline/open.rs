@@ -12,7 +12,7 @@ use crate::limits::{Budget, EXCHANGE_BYTES, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Count;
-use crate::llm::live;
+use crate::llm::live::{self, Spoken};
 use crate::llm::request::{Reader, Shape};
 use crate::llm::{anthropic_messages, bedrock, gemini, mcp, openai_chat};
 use crate::time::Moment;
@@ -48,6 +48,8 @@ pub(super) struct Open {
     answer_messages: Option<Box<Messages>>,
     /// The path of the request could not be decoded.
     headless: bool,
+    /// It asks for a WebSocket in its stream (RFC 8441).
+    asks_for_talk: bool,
     /// What a head or trailers say of a call that failed.
     failure: Option<ProviderError>,
     /// Why the answer cannot be read to its end.
@@ -84,6 +86,7 @@ impl Open {
             answer_coding: Decoder::default(),
             answer_messages: None,
             headless: false,
+            asks_for_talk: false,
             failure: None,
             unreadable: None,
             labelled_stream: false,
@@ -99,13 +102,25 @@ impl Open {
         self.headless = true;
     }
 
+    /// The request asks for a WebSocket in its stream.
+    pub(super) fn asks_for_talk(&mut self) {
+        self.asks_for_talk = true;
+    }
+
+    /// Whether a response of this status is the WebSocket that the request asks for.
+    pub(super) fn becomes_talk(&self, status: u16) -> bool {
+        self.asks_for_talk && (200..300).contains(&status)
+    }
+
     pub(super) fn exchange_mut(&mut self) -> &mut Exchange {
         &mut self.exchange
     }
 
-    /// The upgrade to a WebSocket, if its dialect is spoken there.
-    pub(super) fn into_talk(self) -> Result<Talk, Box<Open>> {
-        let Some(spoken) = self.dialect.and_then(live::spoken) else { return Err(Box::new(self)) };
+    /// The upgrade to a WebSocket, if its dialect is spoken there. If its request was not seen, it speaks what is `usual`.
+    pub(super) fn into_talk(self, usual: Option<Spoken>) -> Result<Talk, Box<Open>> {
+        let unseen = self.exchange.request_bytes.is_none();
+        let spoken = self.dialect.and_then(live::spoken).or(usual.filter(|_| unseen));
+        let Some(spoken) = spoken else { return Err(Box::new(self)) };
         let Open { key, exchange, _lease: lease, .. } = self;
         Ok(Talk::new(key, Exchange { reason: None, ..exchange }, spoken, lease))
     }

@@ -15,9 +15,10 @@ use crate::exchange::{
     Exchange, IdentifiedBy, Place, RateLimits, Reason, SessionId, Timing, Usage, Withheld, Words,
 };
 use crate::flow::{Direction, Piece, Stream};
-use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header};
+use crate::http::{End, Header, Key, Protocol, RequestHead, ResponseHead, Sink, h1, header, ws};
 use crate::limits::{EXCHANGE_BYTES, SESSION_BYTES};
 use crate::llm::dialect::{Dialect, Wire};
+use crate::llm::live::{self, Spoken};
 use crate::llm::{headers, mcp, names};
 use crate::loss::Tally;
 use crate::time::Moment;
@@ -65,8 +66,8 @@ struct Exchanges {
     ordinal: u32,
     #[expect(clippy::vec_box, reason = "what it holds of a body is not copied when the list changes")]
     open: Vec<Box<Open>>,
-    /// What is spoken over a WebSocket, and its place in the session.
-    talk: Option<Box<Talk>>,
+    /// What is spoken over WebSockets: the session itself, or streams of it.
+    talks: Vec<Box<Talk>>,
     made: Made,
 }
 
@@ -129,7 +130,7 @@ impl Session {
                 naming: Naming::Unknown,
                 ordinal: 0,
                 open: Vec::new(),
-                talk: None,
+                talks: Vec::new(),
                 made: Made::default(),
             },
         }
@@ -212,7 +213,7 @@ impl Session {
         for open in std::mem::take(&mut self.state.open) {
             self.state.made.exchanges.push(Box::new(open.given_up()));
         }
-        if let Some(talk) = self.state.talk.take() {
+        for talk in std::mem::take(&mut self.state.talks) {
             self.state.made.exchanges.push(Box::new(talk.given_up()));
         }
         self.protocol = Protocol::Unmetered(Reason::Panicked);
@@ -317,6 +318,10 @@ impl Exchanges {
 
     fn find(&mut self, key: Key) -> Option<&mut Open> {
         self.open.iter_mut().find(|open| open.key == key).map(|open| &mut **open)
+    }
+
+    fn talk(&mut self, key: Key) -> Option<&mut Talk> {
+        self.talks.iter_mut().find(|talk| talk.key == key).map(|talk| &mut **talk)
     }
 
     /// Records the exchange if nothing more is to come.
@@ -460,6 +465,28 @@ impl Meter<'_> {
     }
 }
 
+impl Meter<'_> {
+    /// What a WebSocket to this provider speaks whose path was not seen.
+    fn usually_spoken(&self) -> Option<Spoken> {
+        let Naming::Provider(provider) = &self.state.naming else { return None };
+        self.shared.directory.likely_operation(provider).dialect.and_then(live::usual)
+    }
+
+    /// Reads what passes in a stream that is a WebSocket; false if it is none. The connection counts its bytes.
+    fn frames(&mut self, key: Key, direction: Direction, data: Piece<'_>) -> bool {
+        let Some(mut frames) = self.state.talk(key).and_then(|talk| talk.frames.take()) else { return false };
+        let mut counted = Tally::default();
+        match data {
+            Piece::Gap(0) => frames.lose_place(direction, &mut counted, self),
+            data => frames.push(direction, data, &self.shared.budget, &mut counted, self),
+        }
+        if let Some(talk) = self.state.talk(key) {
+            talk.frames = Some(frames);
+        }
+        true
+    }
+}
+
 impl Sink for Meter<'_> {
     fn request(&mut self, key: Key, head: &RequestHead<'_>) {
         let authority = head.authority.or_else(|| header(head.headers, "host")).unwrap_or("");
@@ -468,10 +495,13 @@ impl Sink for Meter<'_> {
             self.state.name_by_header(authority, head.method, head.target, mcp, self.shared);
         }
         let Naming::Provider(provider) = &self.state.naming else { return };
+        let websocket = head.protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("websocket"));
+        // In HTTP/2 a WebSocket is asked for by CONNECT; what it is for says the path, as that of a GET.
+        let method = if websocket { "GET" } else { head.method };
         let operation = match head.target {
             // Its head could not be decoded: what the provider's answers look like is known nevertheless.
             "" => self.shared.directory.likely_operation(provider),
-            target => self.shared.directory.operation(provider, head.method, target),
+            target => self.shared.directory.operation(provider, method, target),
         };
         let operation = match mcp && !operation.inference {
             true => Operation { name: "mcp", dialect: Some(&mcp::DIALECT), ..Operation::OTHER },
@@ -504,9 +534,15 @@ impl Sink for Meter<'_> {
         {
             open.without_head();
         }
+        if websocket && let Some(open) = self.state.find(key) {
+            open.asks_for_talk();
+        }
     }
 
     fn request_data(&mut self, key: Key, data: Piece<'_>) {
+        if self.frames(key, Direction::Sent, data) {
+            return;
+        }
         if let Some(open) = self.state.find(key) {
             open.request_data(data);
         }
@@ -539,14 +575,24 @@ impl Sink for Meter<'_> {
             exchange.status = (head.status != 0).then_some(head.status);
             exchange.response_bytes = Some(0);
             headers::of_response(head.headers, exchange);
-            if head.status == 101 {
-                exchange.reason = Some(Reason::Upgraded);
+            let talk = open.becomes_talk(head.status);
+            if head.status == 101 || talk {
+                open.exchange_mut().reason = Some(Reason::Upgraded);
             }
             open.begin_response(head, budget, now);
+            if talk
+                && self.converse(key)
+                && let Some(talk) = self.state.talk(key)
+            {
+                talk.frames = Some(Box::new(ws::Connection::new(key, ws::Options::agreed(head.headers))));
+            }
         }
     }
 
     fn response_data(&mut self, key: Key, data: Piece<'_>) {
+        if self.frames(key, Direction::Received, data) {
+            return;
+        }
         let now = self.now;
         if let Some(open) = self.state.find(key) {
             open.response_data(data, now);
@@ -561,6 +607,11 @@ impl Sink for Meter<'_> {
 
     fn response_end(&mut self, key: Key, end: End) {
         let now = self.now;
+        if self.state.talk(key).is_some() {
+            // A stream that is cut off ends its WebSocket as a connection does.
+            let end = if end == End::Cut(Reason::Interrupted) { End::WithConnection } else { end };
+            return self.hung_up(key, end);
+        }
         if let Some(open) = self.state.find(key) {
             open.response_end(end, now);
         }
@@ -576,9 +627,10 @@ impl Sink for Meter<'_> {
 
     fn converse(&mut self, key: Key) -> bool {
         let Some(at) = self.state.open.iter().position(|open| open.key == key) else { return false };
-        match self.state.open.remove(at).into_talk() {
+        let usual = self.usually_spoken();
+        match self.state.open.remove(at).into_talk(usual) {
             Ok(talk) => {
-                self.state.talk = Some(Box::new(talk));
+                self.state.talks.push(Box::new(talk));
                 true
             }
             Err(open) => {
@@ -588,22 +640,37 @@ impl Sink for Meter<'_> {
         }
     }
 
+    fn overhear(&mut self, key: Key, reason: Reason) -> bool {
+        let Some(spoken) = self.usually_spoken() else { return false };
+        let Some(lease) = self.shared.budget.lease(EXCHANGE_BYTES) else { return false };
+        let exchange = self.state.blank(self.now);
+        self.state.talks.push(Box::new(Talk::overheard(key, exchange, spoken, reason, lease)));
+        true
+    }
+
+    fn carried(&mut self, key: Key, direction: Direction, bytes: u64) {
+        if let Some(talk) = self.state.talk(key) {
+            talk.carried(direction, bytes);
+        }
+    }
+
     fn message(&mut self, key: Key, direction: Direction, part: Piece<'_>) {
-        if let Some(talk) = self.state.talk.as_mut().filter(|talk| talk.key == key) {
+        if let Some(talk) = self.state.talk(key) {
             talk.message(direction, part);
         }
     }
 
     fn message_end(&mut self, key: Key, direction: Direction) {
         let now = self.now;
-        let Exchanges { talk, made, ordinal, .. } = &mut *self.state;
-        if let Some(talk) = talk.as_mut().filter(|talk| talk.key == key) {
+        let Exchanges { talks, made, ordinal, .. } = &mut *self.state;
+        if let Some(talk) = talks.iter_mut().find(|talk| talk.key == key) {
             made.exchanges.extend(talk.message_end(direction, now, ordinal).into_iter().map(Box::new));
         }
     }
 
     fn hung_up(&mut self, key: Key, end: End) {
-        if let Some(mut talk) = self.state.talk.take_if(|talk| talk.key == key) {
+        let at = self.state.talks.iter().position(|talk| talk.key == key);
+        if let Some(mut talk) = at.map(|at| self.state.talks.swap_remove(at)) {
             let told = talk.hung_up(end, self.now, &mut self.state.ordinal);
             self.state.made.exchanges.extend(told.into_iter().map(Box::new));
         }

@@ -2,60 +2,76 @@
 //!
 //! What the upgrade's request said (host, key, project, trace) holds for every answer. An answer that was asked for or
 //! begun and never ended is told with the reason. A session in which nothing was answered is one exchange that adds
-//! nothing.
+//! nothing, and one whose beginning was not seen says so.
+//!
+//! Answers follow in the order in which they were asked for, and nothing in them says which request they are for: once
+//! something of the session is missing, what a request said of its model is not said of an answer.
 
 use std::collections::VecDeque;
 
 use crate::exchange::{Exchange, Reason, ReportedCost, TOOLS_MAX, Timing, ToolUse};
 use crate::flow::{Direction, Piece};
-use crate::http::{End, Key};
+use crate::http::{End, Key, ws};
 use crate::limits::{Lease, TURNS_MAX};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Facts;
-use crate::llm::live::{Ear, Step, Turns};
+use crate::llm::live::{Ear, Spoken, Step};
 use crate::time::Moment;
 
 /// One session.
 #[derive(Debug)]
 pub(super) struct Talk {
     pub(super) key: Key,
+    /// Its frames, if it is a stream of a connection.
+    pub(super) frames: Option<Box<ws::Connection>>,
     /// What every exchange of it has.
     common: Exchange,
     dialect: &'static Dialect,
     sent: Ear,
     received: Ear,
+    /// What the server says of the session.
     model: Option<Box<str>>,
-    /// When answers were asked for that have not begun.
-    asked: VecDeque<Moment>,
+    /// Answers that were asked for and have not begun.
+    asked: VecDeque<Ask>,
     /// Answers that have not ended.
     open: VecDeque<Turn>,
     last_sent: Option<Moment>,
     sent_bytes: u64,
     received_bytes: u64,
-    /// Something of what the server sent was not seen.
-    gap: bool,
+    /// Why its beginning was not seen.
+    late: Option<Reason>,
+    /// Why something of what the server said since was not seen or could not be read.
+    unseen: Option<Reason>,
+    /// Something of either side was not seen: which request an answer is for is not known.
+    unpaired: bool,
     /// An answer was told.
     answered: bool,
     _lease: Lease,
+}
+
+/// A request for an answer.
+#[derive(Debug)]
+struct Ask {
+    at: Moment,
+    /// The model it names, if it names one.
+    model: Option<Box<str>>,
 }
 
 /// An answer that has not ended.
 #[derive(Debug)]
 struct Turn {
     timing: Timing,
+    requested_model: Option<Box<str>>,
+    model: Option<Box<str>>,
     tools: Vec<ToolUse>,
 }
 
 impl Talk {
     /// A session that begins with the upgrade `common`.
-    pub(super) fn new(
-        key: Key,
-        common: Exchange,
-        (dialect, turns): (&'static Dialect, &'static Turns),
-        lease: Lease,
-    ) -> Talk {
+    pub(super) fn new(key: Key, common: Exchange, (dialect, turns): Spoken, lease: Lease) -> Talk {
         Talk {
             key,
+            frames: None,
             common: Exchange {
                 inference: true,
                 dialect: Some(dialect.name),
@@ -71,26 +87,54 @@ impl Talk {
             last_sent: None,
             sent_bytes: 0,
             received_bytes: 0,
-            gap: false,
+            late: None,
+            unseen: None,
+            unpaired: false,
             answered: false,
             _lease: lease,
         }
     }
 
+    /// A session whose beginning was not seen, for `reason`.
+    pub(super) fn overheard(
+        key: Key,
+        common: Exchange,
+        spoken: Spoken,
+        reason: Reason,
+        lease: Lease,
+    ) -> Talk {
+        Talk { late: Some(reason), unpaired: true, ..Talk::new(key, common, spoken, lease) }
+    }
+
     /// A part of a message.
     pub(super) fn message(&mut self, direction: Direction, part: Piece<'_>) {
-        let (ear, bytes) = match direction {
-            Direction::Sent => (&mut self.sent, &mut self.sent_bytes),
-            Direction::Received => (&mut self.received, &mut self.received_bytes),
+        let ear = match direction {
+            Direction::Sent => &mut self.sent,
+            Direction::Received => &mut self.received,
         };
-        *bytes = bytes.saturating_add(part.len());
         match part {
             Piece::Bytes(part) => ear.push(part),
             Piece::Gap(_) => {
                 ear.gap();
-                self.gap |= direction == Direction::Received;
+                self.unpaired = true;
+                self.asked.iter_mut().for_each(|ask| ask.model = None);
+                if direction == Direction::Received {
+                    self.unseen.get_or_insert(self.late.unwrap_or(Reason::Gap));
+                    // What ends next may be another answer than the one that began first.
+                    let forget = |turn: &mut Turn| *turn = Turn::at(turn.timing);
+                    self.open.iter_mut().for_each(forget);
+                }
             }
         }
+    }
+
+    /// So many bytes of payload passed.
+    pub(super) fn carried(&mut self, direction: Direction, bytes: u64) {
+        let sum = match direction {
+            Direction::Sent => &mut self.sent_bytes,
+            Direction::Received => &mut self.received_bytes,
+        };
+        *sum = sum.saturating_add(bytes);
     }
 
     /// A message is over: the exchange that ended with it, if one did. `ordinal` is the session's next.
@@ -103,27 +147,27 @@ impl Talk {
         if direction == Direction::Sent {
             self.last_sent = Some(now);
             let (step, facts) = self.sent.end()?;
-            if facts.model.is_some() {
-                self.common.requested_model = facts.model;
-            }
-            if step == Step::Asks && self.asked.len() < TURNS_MAX {
-                self.asked.push_back(now);
+            if step != Step::Asks {
+                self.common.requested_model = facts.model.or(self.common.requested_model.take());
+            } else if self.asked.len() < TURNS_MAX {
+                let model = facts.model.filter(|_| !self.unpaired);
+                self.asked.push_back(Ask { at: now, model });
             }
             return None;
         }
         let (step, mut facts) = self.received.end()?;
-        if let Some(model) = facts.model.take() {
-            self.model = Some(model);
-        }
         match step {
-            Step::None | Step::Asks => None,
+            Step::None | Step::Asks => {
+                self.model = facts.model.or(self.model.take());
+                None
+            }
             Step::Begins => {
-                self.begin(now);
+                self.begin(now, facts.model.filter(|_| !self.unpaired));
                 None
             }
             Step::Output => {
                 if self.open.is_empty() {
-                    self.begin(now);
+                    self.begin(now, None);
                 }
                 let turn = self.open.front_mut()?;
                 turn.timing.first_token.get_or_insert(now);
@@ -133,19 +177,19 @@ impl Talk {
             }
             Step::Ends => {
                 if self.open.is_empty() {
-                    self.begin(now);
+                    self.begin(now, None);
                 }
-                let Turn { mut timing, mut tools } = self.open.pop_front()?;
-                timing.ended = Some(now);
-                join(&mut tools, std::mem::take(&mut facts.tools));
-                Some(self.answer(facts, timing, tools, ordinal))
+                let mut turn = self.open.pop_front()?;
+                turn.timing.ended = Some(now);
+                join(&mut turn.tools, std::mem::take(&mut facts.tools));
+                Some(self.answer(facts, turn, ordinal))
             }
             Step::Aside if facts.usages > 0 => {
                 let timing = Timing { started: now, ended: Some(now), ..Timing::default() };
                 Some(Exchange {
                     operation: "transcription",
                     model: None,
-                    ..self.answer(facts, timing, Vec::new(), ordinal)
+                    ..self.answer(facts, Turn::at(timing), ordinal)
                 })
             }
             Step::Aside => None,
@@ -156,25 +200,26 @@ impl Talk {
     pub(super) fn hung_up(&mut self, end: End, now: Moment, ordinal: &mut u32) -> Vec<Exchange> {
         let cut = match end {
             End::Cut(reason) => reason,
-            End::Complete | End::WithConnection if self.gap => Reason::Gap,
-            End::Complete | End::WithConnection => Reason::Interrupted,
+            End::Complete | End::WithConnection => self.unseen.unwrap_or(Reason::Interrupted),
         };
         let mut told: Vec<Exchange> = Vec::new();
-        for turn in std::mem::take(&mut self.open) {
-            let timing = Timing { ended: Some(now), ..turn.timing };
-            let answer = self.answer(Facts::default(), timing, turn.tools, ordinal);
+        for mut turn in std::mem::take(&mut self.open) {
+            turn.timing.ended = Some(now);
+            let answer = self.answer(Facts::default(), turn, ordinal);
             told.push(Exchange { reason: Some(cut), ..answer });
         }
-        for started in std::mem::take(&mut self.asked) {
-            let timing = Timing { started, ..Timing::default() };
-            let answer = self.answer(Facts::default(), timing, Vec::new(), ordinal);
-            let reason = if self.gap { Reason::Gap } else { Reason::NoResponse };
-            told.push(Exchange { reason: Some(reason), ..answer });
+        let unanswered = self.unseen.unwrap_or(Reason::NoResponse);
+        for Ask { at, model } in std::mem::take(&mut self.asked) {
+            let timing = Timing { started: at, ..Timing::default() };
+            let turn = Turn { requested_model: model, ..Turn::at(timing) };
+            let answer = self.answer(Facts::default(), turn, ordinal);
+            told.push(Exchange { reason: Some(unanswered), ..answer });
         }
         if !self.answered {
             let timing = Timing { ended: Some(now), ..self.common.timing };
-            let session = self.answer(Facts::default(), timing, Vec::new(), ordinal);
-            let (inference, why) = if self.gap { (true, Reason::Gap) } else { (false, Reason::NotInference) };
+            let session = self.answer(Facts::default(), Turn::at(timing), ordinal);
+            let why = self.unseen.or(self.late);
+            let (inference, why) = why.map_or((false, Reason::NotInference), |why| (true, why));
             told.push(Exchange { inference, reason: Some(why), ..session });
         }
         told
@@ -186,16 +231,19 @@ impl Talk {
     }
 
     /// An answer begins.
-    fn begin(&mut self, now: Moment) {
-        let started = self.asked.pop_front().or(self.last_sent).unwrap_or(now);
+    fn begin(&mut self, now: Moment, model: Option<Box<str>>) {
+        let ask = self.asked.pop_front();
+        let started = ask.as_ref().map(|ask| ask.at).or(self.last_sent).unwrap_or(now);
         if self.open.len() < TURNS_MAX {
             let timing = Timing { started, first_byte: Some(now), ..Timing::default() };
-            self.open.push_back(Turn { timing, tools: Vec::new() });
+            let requested_model = ask.and_then(|ask| ask.model);
+            self.open.push_back(Turn { requested_model, model, ..Turn::at(timing) });
         }
     }
 
     /// What is recorded of an answer. The first has the place of the upgrade in the session.
-    fn answer(&mut self, facts: Facts, timing: Timing, tools: Vec<ToolUse>, ordinal: &mut u32) -> Exchange {
+    fn answer(&mut self, facts: Facts, turn: Turn, ordinal: &mut u32) -> Exchange {
+        let Turn { timing, requested_model, model, tools } = turn;
         if std::mem::replace(&mut self.answered, true) {
             self.common.ordinal = *ordinal;
             *ordinal = ordinal.wrapping_add(1);
@@ -209,7 +257,8 @@ impl Talk {
         let mut withheld = self.common.withheld;
         withheld.join(facts.withheld);
         Exchange {
-            model: self.model.clone(),
+            requested_model: requested_model.or_else(|| self.common.requested_model.clone()),
+            model: facts.model.or(model).or_else(|| self.model.clone()),
             usage,
             reported_cost: facts.cost.map(ReportedCost),
             service_tier: facts.tier,
@@ -223,6 +272,12 @@ impl Talk {
             reason,
             ..self.common.clone()
         }
+    }
+}
+
+impl Turn {
+    fn at(timing: Timing) -> Turn {
+        Turn { timing, requested_model: None, model: None, tools: Vec::new() }
     }
 }
 

@@ -8,17 +8,28 @@ use meter::pipeline::Direction::Received;
 use crate::harness::{Driver, tokens};
 use crate::http2::{PREFACE, block, frame};
 
-/// A protobuf field: a number, or bytes.
-fn number(field: u8, value: u8) -> Vec<u8> {
-    vec![field << 3, value]
+/// A varint of protobuf.
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value > 0x7f {
+        bytes.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    bytes.push(value as u8);
+    bytes
 }
 
-fn bytes(field: u8, value: &[u8]) -> Vec<u8> {
-    [&[field << 3 | 2, value.len() as u8], value].concat()
+/// A protobuf field: a number, or bytes.
+pub(crate) fn number(field: u8, value: u64) -> Vec<u8> {
+    [vec![field << 3], varint(value)].concat()
+}
+
+pub(crate) fn bytes(field: u8, value: &[u8]) -> Vec<u8> {
+    [&[field << 3 | 2], varint(value.len() as u64).as_slice(), value].concat()
 }
 
 /// A message with its prefix, compressed or not.
-fn message(packed: bool, body: &[u8]) -> Vec<u8> {
+pub(crate) fn message(packed: bool, body: &[u8]) -> Vec<u8> {
     let body = match packed {
         false => body.to_vec(),
         true => {
@@ -31,7 +42,7 @@ fn message(packed: bool, body: &[u8]) -> Vec<u8> {
 }
 
 /// A chunk of Vertex AI with the usage so far; cached 3, reasoning 2.
-fn vertex(input: u8, output: u8) -> Vec<u8> {
+fn vertex(input: u64, output: u64) -> Vec<u8> {
     let usage =
         [number(1, input), number(2, output), number(3, input + output + 2), number(5, 3), number(14, 2)];
     let part = bytes(2, &bytes(2, &bytes(2, &bytes(1, b"marker"))));

@@ -13,6 +13,7 @@ use proptest::prelude::*;
 
 use crate::harness::{Driver, Outcome};
 use crate::http2::{PREFACE, block, frame};
+use crate::websocket::{Deflater, frame_bytes};
 
 /// What a client and its server wrote, in the order of time.
 type Tape = Vec<(Direction, Vec<u8>)>;
@@ -139,6 +140,85 @@ impl Call {
     }
 }
 
+/// One side of a WebSocket: how it writes its messages.
+struct Side(Direction, Option<Deflater>);
+
+impl Side {
+    /// A message, in one frame or two.
+    fn write(&mut self, text: &str, in_two: bool, tape: &mut Tape) {
+        let Side(direction, deflater) = self;
+        let (payload, flag) = match deflater {
+            Some(deflater) => (deflater.message(text), 0x40),
+            None => (text.as_bytes().to_vec(), 0),
+        };
+        match in_two {
+            true => {
+                let (one, two) = payload.split_at(payload.len() / 2);
+                tape.push((*direction, frame_bytes(*direction, flag | 1, one)));
+                tape.push((*direction, frame_bytes(*direction, 0x80, two)));
+            }
+            false => tape.push((*direction, frame_bytes(*direction, flag | 0x81, &payload))),
+        }
+    }
+}
+
+/// Calls over a WebSocket that deflates its messages (with windows that begin anew, or not), or does not. Where the first
+/// message of each call's answer begins on the tape, and where the handshake ends with the server's answer.
+fn over_websocket(calls: &[Call], deflate: Option<bool>, in_advance: bool) -> (Tape, Vec<usize>, usize) {
+    let extension = match deflate {
+        None => "",
+        Some(false) => "Sec-WebSocket-Extensions: permessage-deflate\r\n",
+        Some(true) => {
+            "Sec-WebSocket-Extensions: permessage-deflate; server_no_context_takeover; client_no_context_takeover\r\n"
+        }
+    };
+    let get = format!(
+        "GET /v1/responses HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n{extension}\r\n"
+    );
+    let switch = format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n{extension}\r\n");
+    let agreed = get.len();
+    let mut tape = vec![(Sent, get.into_bytes()), (Received, switch.into_bytes())];
+    let mut client = Side(Sent, deflate.map(Deflater::new));
+    let mut server = Side(Received, deflate.map(Deflater::new));
+    let mut begins = Vec::new();
+    let mut ask = |number: usize, call: &Call, tape: &mut Tape| {
+        let filling = "ask ".repeat(call.filling);
+        let text =
+            format!("{{\"type\":\"response.create\",\"model\":\"asked-{number}\",\"input\":\"{filling}\"}}");
+        client.write(&text, call.in_two, tape);
+    };
+    if in_advance {
+        calls.iter().enumerate().for_each(|(number, call)| ask(number, call, &mut tape));
+    }
+    for (number, call) in calls.iter().enumerate() {
+        if !in_advance {
+            ask(number, call, &mut tape);
+        }
+        begins.push(tape.iter().map(|(_, bytes)| bytes.len()).sum());
+        if call.aside {
+            tape.extend([
+                (Received, frame_bytes(Received, 0x89, b"?")),
+                (Sent, frame_bytes(Sent, 0x8a, b"?")),
+            ]);
+        }
+        let response = format!("\"response\":{{\"id\":\"resp_{number}\",\"model\":\"answered-{number}\"");
+        server.write(&format!("{{\"type\":\"response.created\",{response}}}}}"), false, &mut tape);
+        for _ in 0..usize::from(call.streamed) * 3 {
+            let filling = "say ".repeat(call.filling);
+            let delta = format!("{{\"type\":\"response.output_text.delta\",\"delta\":\"{filling}\"}}");
+            server.write(&delta, call.asked_in_chunks, &mut tape);
+        }
+        let usage =
+            format!("\"usage\":{{\"input_tokens\":{},\"output_tokens\":{}}}", 1000 + number, number + 1);
+        server.write(
+            &format!("{{\"type\":\"response.completed\",{response},{usage}}}}}"),
+            call.interim,
+            &mut tape,
+        );
+    }
+    (tape, begins, agreed)
+}
+
 fn chunks(body: &str, size: usize) -> String {
     let part = |part: &[u8]| format!("{:x}\r\n{}\r\n", part.len(), String::from_utf8_lossy(part));
     let mut chunked: String = body.as_bytes().chunks(size).map(part).collect();
@@ -162,6 +242,20 @@ fn over_http1(calls: &[Call]) -> (Tape, Vec<usize>) {
         call.over_http1(number, &mut tape);
     }
     (tape, begins)
+}
+
+/// All calls asked before the first is answered.
+fn over_http1_in_advance(calls: &[Call]) -> Tape {
+    let (mut sent, mut received) = (Tape::new(), Tape::new());
+    for (at, write) in over_http1(calls).0.into_iter().enumerate() {
+        let side = if write.0 == Sent { &mut sent } else { &mut received };
+        // Some clients write what they have to say at once.
+        match side.last_mut() {
+            Some((_, last)) if at % 3 == 0 => last.extend(write.1),
+            _ => side.push(write),
+        }
+    }
+    [sent, received].concat()
 }
 
 /// Streams in any interleaving; `picks` say in turn which goes on.
@@ -220,7 +314,7 @@ fn play(tape: &Tape, joined: usize, holes: &[Hole], cuts: &[usize], surely_late:
                 continue; // The kernel does not know of it either.
             }
             let from_request = *direction == Sent
-                && [b"POST", b"HEAD", b"PRI "].iter().any(|start| piece.starts_with(*start));
+                && [b"POST", b"HEAD", b"PRI ", b"GET "].iter().any(|start| piece.starts_with(*start));
             let driver =
                 driver.get_or_insert_with(|| Driver::new("api.openai.com", surely_late || !from_request));
             match (within.is_some(), direction) {
@@ -305,6 +399,18 @@ proptest! {
     }
 
     #[test]
+    fn calls_asked_in_advance_are_not_mixed(calls in calls(), cuts in cuts()) {
+        let tape = over_http1_in_advance(&calls);
+        let outcome = play(&tape, 0, &[], &cuts, false);
+        let metered = told(&outcome, made(&calls, true))?;
+        // The first piece tells whether it is seen from its start.
+        if cuts[0] >= 4 {
+            prop_assert_eq!(metered.len(), calls.len(), "{:#?}", outcome.exchanges);
+            prop_assert_eq!(late(&outcome), 0);
+        }
+    }
+
+    #[test]
     fn a_session_joined_late_over_http2_tells_what_it_saw(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
         let tape = over_http2(&calls, &picks);
         let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
@@ -315,6 +421,30 @@ proptest! {
             prop_assert_eq!(metered, whole);
             prop_assert_eq!(late(&outcome), 0);
         }
+    }
+
+    #[test]
+    fn a_session_joined_late_over_a_websocket_tells_what_it_saw(calls in calls(), deflate: Option<bool>, in_advance: bool, joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+        let (tape, begins, agreed) = over_websocket(&calls, deflate, in_advance);
+        let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
+        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let metered = told(&outcome, calls.len())?;
+        let whole = (0..calls.len()).filter(|at| begins[*at] >= joined).collect::<BTreeSet<usize>>();
+        let in_writes = cuts == [usize::MAX];
+        match deflate {
+            // Nobody knows the window before the messages that are seen.
+            Some(_) if joined > agreed => prop_assert!(metered.is_empty(), "{:#?}", outcome.exchanges),
+            // With single bytes the place is never found again.
+            _ if in_writes || joined == 0 => prop_assert!(metered.is_superset(&whole), "{whole:?} were seen whole from {joined} on, lost {:?}: {:#?}", outcome.lost, outcome.exchanges),
+            _ => {}
+        }
+    }
+
+    #[test]
+    fn a_hole_over_a_websocket_mixes_no_calls(calls in calls(), deflate: Option<bool>, in_advance: bool, holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
+        let (tape, ..) = over_websocket(&calls, deflate, in_advance);
+        let outcome = play(&tape, joined, &holes, &cuts, false);
+        told(&outcome, calls.len())?;
     }
 
     #[test]

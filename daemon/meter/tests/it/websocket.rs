@@ -1,11 +1,61 @@
-//! WebSocket: frames, holes and answers, as a table of scripts.
+//! WebSocket: frames, holes and answers, as a table of scripts, each over a connection of its own and in a stream of HTTP/2.
 
 use meter::exchange::{Exchange, Reason};
 use meter::pipeline::Direction::{self, Received, Sent};
 
 use crate::harness::{Driver, tokens};
+use crate::http2::{PREFACE, block, frame as h2_frame};
 
-/// The handshake of a session; `extension` is what both sides agree on.
+/// What carries the frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Carrier {
+    /// A connection that was upgraded (RFC 6455).
+    Connection,
+    /// A stream that was asked for with CONNECT (RFC 8441).
+    Stream,
+}
+
+/// A whole session: its handshake, in which both sides agree on `extension`, and what follows.
+fn session(carrier: Carrier, extension: &str, steps: &[Do]) -> Vec<Do> {
+    match carrier {
+        Carrier::Connection => [handshake(extension).as_slice(), steps].concat(),
+        Carrier::Stream => {
+            let agreed = |head: &[(&'static str, &'static str)]| {
+                let extensions = extension.split("\r\nSec-WebSocket-Extensions: ");
+                let more: Vec<u8> =
+                    extensions.flat_map(|value| block(&[("sec-websocket-extensions", value)])).collect();
+                h2_frame(1, 4, 1, &[block(head), more].concat())
+            };
+            let ask = agreed(&[
+                (":method", "CONNECT"),
+                (":protocol", "websocket"),
+                (":scheme", "https"),
+                (":path", "/v1/realtime?model=gpt-realtime"),
+                (":authority", "api.openai.com"),
+            ]);
+            // SETTINGS_ENABLE_CONNECT_PROTOCOL.
+            let settings = h2_frame(4, 0, 0, &[0, 8, 0, 0, 0, 1]);
+            let begin = [
+                Do::Bytes(Sent, [PREFACE, &h2_frame(4, 0, 0, &[]), &ask].concat()),
+                Do::Bytes(Received, [settings, agreed(&[(":status", "200")])].concat()),
+            ];
+            begin.into_iter().chain(steps.iter().flat_map(in_stream)).collect()
+        }
+    }
+}
+
+/// A step as DATA of a stream. Of what is lost the head of its frame is seen.
+fn in_stream(step: &Do) -> Vec<Do> {
+    match step {
+        Do::Bytes(direction, bytes) => vec![Do::Bytes(*direction, h2_frame(0, 0, 1, bytes))],
+        Do::Lose(direction, bytes) => {
+            let mut head = h2_frame(0, 0, 1, &vec![0; *bytes as usize]);
+            head.truncate(9);
+            vec![Do::Bytes(*direction, head), Do::Lose(*direction, *bytes)]
+        }
+    }
+}
+
 fn handshake(extension: &str) -> Vec<Do> {
     let request = format!(
         "GET /v1/realtime?model=gpt-realtime HTTP/1.1\r\nHost: api.openai.com\r\nUpgrade: websocket\r\n\
@@ -24,8 +74,12 @@ enum Do {
     Lose(Direction, u64),
 }
 
-/// A frame as its side writes it.
 fn frame(direction: Direction, head: u8, payload: &[u8]) -> Do {
+    Do::Bytes(direction, frame_bytes(direction, head, payload))
+}
+
+/// A frame as its side writes it.
+pub(crate) fn frame_bytes(direction: Direction, head: u8, payload: &[u8]) -> Vec<u8> {
     let mask_bit = if direction == Sent { 0x80 } else { 0 };
     let mut bytes = vec![head];
     match payload.len() {
@@ -44,7 +98,7 @@ fn frame(direction: Direction, head: u8, payload: &[u8]) -> Do {
         bytes.extend(mask);
     }
     bytes.extend(payload.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
-    Do::Bytes(direction, bytes)
+    bytes
 }
 
 fn sent(text: &str) -> Do {
@@ -89,20 +143,30 @@ fn with_hole(whole: Do, from: usize, len: usize) -> [Do; 3] {
 }
 
 /// Messages as one side deflates them, each with a fresh window or all with one.
+pub(crate) struct Deflater {
+    window: flate2::Compress,
+    fresh: bool,
+}
+
+impl Deflater {
+    pub(crate) fn new(fresh: bool) -> Deflater {
+        Deflater { window: flate2::Compress::new(flate2::Compression::default(), false), fresh }
+    }
+
+    pub(crate) fn message(&mut self, text: &str) -> Vec<u8> {
+        if self.fresh {
+            self.window.reset();
+        }
+        let mut bytes = Vec::with_capacity(text.len() + 1024);
+        self.window.compress_vec(text.as_bytes(), &mut bytes, flate2::FlushCompress::Sync).expect("memory");
+        bytes.truncate(bytes.len() - 4);
+        bytes
+    }
+}
+
 fn deflated(texts: &[&str], fresh: bool) -> Vec<Vec<u8>> {
-    let mut window = flate2::Compress::new(flate2::Compression::default(), false);
-    texts
-        .iter()
-        .map(|text| {
-            if fresh {
-                window.reset();
-            }
-            let mut bytes = Vec::with_capacity(4096);
-            window.compress_vec(text.as_bytes(), &mut bytes, flate2::FlushCompress::Sync).expect("memory");
-            bytes.truncate(bytes.len() - 4);
-            bytes
-        })
-        .collect()
+    let mut deflater = Deflater::new(fresh);
+    texts.iter().map(|text| deflater.message(text)).collect()
 }
 
 /// Each step in pieces of at most `cut`.
@@ -118,9 +182,22 @@ fn play(driver: &mut Driver, script: &[Do], cut: usize) {
     }
 }
 
-/// Runs a script in one piece per step and in small pieces; compares `operation tokens reason` of each exchange.
-fn check(name: &str, script: &[Do], expected: &[&str]) {
-    for cut in [usize::MAX, 1, 7] {
+/// Each exchange as `operation tokens reason`.
+fn told(exchanges: &[Exchange]) -> Vec<String> {
+    let told = |exchange: &Exchange| {
+        let reason = exchange.reason.map_or("ok", Reason::as_str);
+        format!("{} {} {reason}", exchange.operation, tokens(exchange))
+    };
+    exchanges.iter().map(told).collect()
+}
+
+/// Runs a session in one piece per step and in small pieces; compares what is told of each exchange.
+fn check(name: &str, extension: &str, steps: &[Do], expected: &[&str]) {
+    for (carrier, cut) in [Carrier::Connection, Carrier::Stream]
+        .into_iter()
+        .flat_map(|carrier| [usize::MAX, 1, 7].map(|cut| (carrier, cut)))
+    {
+        let script = &session(carrier, extension, steps);
         // A place that was lost is found again where a piece is nothing but frames: single bytes never are.
         if cut < usize::MAX && name.contains("resynchronised") {
             continue;
@@ -130,15 +207,7 @@ fn check(name: &str, script: &[Do], expected: &[&str]) {
         driver.close();
         let outcome = driver.outcome();
         assert!(!outcome.printed.contains("marker"), "{name}: a body shows itself");
-        let seen: Vec<String> = outcome
-            .exchanges
-            .iter()
-            .map(|exchange| {
-                let reason = exchange.reason.map_or("ok", Reason::as_str);
-                format!("{} {} {reason}", exchange.operation, tokens(exchange))
-            })
-            .collect();
-        assert_eq!(seen, expected, "{name}, cut {cut}: {:?}", outcome.lost);
+        assert_eq!(told(&outcome.exchanges), expected, "{name}, {carrier:?}, cut {cut}: {:?}", outcome.lost);
         let ordinals: Vec<u32> = outcome.exchanges.iter().map(|exchange| exchange.ordinal).collect();
         assert_eq!(ordinals, (0..expected.len() as u32).collect::<Vec<u32>>(), "{name}");
         let lost: u64 =
@@ -152,7 +221,6 @@ fn check(name: &str, script: &[Do], expected: &[&str]) {
 
 #[test]
 fn each_answer_of_a_session_is_an_exchange() {
-    let plain = || handshake("");
     let one = "realtime 5,2,1,-,- ok";
     let transcribed = "{\"type\":\"conversation.item.input_audio_transcription.completed\",\"transcript\":\"marker\",\
                        \"usage\":{\"type\":\"tokens\",\"input_tokens\":8,\"output_tokens\":3}}";
@@ -199,7 +267,7 @@ fn each_answer_of_a_session_is_an_exchange() {
             vec!["realtime -,-,-,-,- gap"],
         ),
     ] {
-        check(name, &[plain(), steps].concat(), &expected);
+        check(name, "", &steps, &expected);
     }
 }
 
@@ -217,10 +285,10 @@ fn deflated_messages_are_read() {
         ),
     ] {
         let frames = deflated(&texts, fresh).into_iter().map(|bytes| frame(Received, 0xc1, &bytes));
-        check(extension, &handshake(extension).into_iter().chain(frames).collect::<Vec<_>>(), &expected);
+        check(extension, extension, &frames.collect::<Vec<_>>(), &expected);
         // Deflating is each message's choice.
         let mixed = [frame(Received, 0xc1, &deflated(&[&usage(5)], true)[0]), done(6)];
-        check(extension, &handshake(extension).into_iter().chain(mixed).collect::<Vec<_>>(), &expected[1..]);
+        check(extension, extension, &mixed, &expected[1..]);
     }
 }
 
@@ -267,27 +335,229 @@ fn holes_stay_with_their_message() {
         ),
         ("with a window that is kept", "permessage-deflate", packed(false), vec![one]),
     ] {
-        check(name, &[handshake(extension), steps].concat(), &expected);
+        check(name, extension, &steps, &expected);
     }
 }
 
-/// Without its handshake nobody knows what was agreed on: nothing is read as something else, and all of it is lost.
 #[test]
-fn a_session_joined_late_is_lost_and_invents_nothing() {
-    for script in [
-        vec![ask(), begin(), delta(), done(5)],
-        vec![begin(), done(5), ask()],
-        vec![frame(Sent, 0x89, b"ping"), frame(Received, 0x8a, b"ping"), ask(), done(5)],
-        vec![frame(Received, 0xc1, &deflated(&[&usage(5)], true)[0]), ask()],
-        with_hole(done(5), 10, 20).to_vec(),
+fn bytes_are_counted_as_they_travel() {
+    let packed = deflated(&[&usage(5)], true).concat();
+    assert!(packed.len() < usage(5).len());
+    let asked = "{\"type\":\"response.create\"}";
+    for (extension, payload, head) in
+        [("", usage(5).into_bytes(), 0x81), ("permessage-deflate", packed, 0xc1)]
+    {
+        for carrier in [Carrier::Connection, Carrier::Stream] {
+            let mut driver = Driver::new("api.openai.com", false);
+            let steps = [sent(asked), frame(Received, 0x89, b"ping"), frame(Received, head, &payload)];
+            play(&mut driver, &session(carrier, extension, &steps), usize::MAX);
+            let outcome = driver.outcome();
+            assert_eq!(outcome.one().request_bytes, Some(asked.len() as u64), "{carrier:?} {extension}");
+            assert_eq!(outcome.one().response_bytes, Some(payload.len() as u64), "{carrier:?} {extension}");
+        }
+    }
+}
+
+#[test]
+fn each_stream_of_a_connection_is_a_session_of_its_own() {
+    let head = |stream: u32, protocol: &str| {
+        let asked =
+            [(":method", "CONNECT"), (":protocol", protocol), (":path", "/v1/realtime"), (":authority", "a")];
+        h2_frame(1, 4, stream, &block(&asked))
+    };
+    let data = |step: Do, stream: u32| {
+        let Do::Bytes(_, bytes) = step else { unreachable!("a frame") };
+        h2_frame(0, 0, stream, &bytes)
+    };
+    let mut driver = Driver::new("api.openai.com", false);
+    driver.sent(&[PREFACE, &head(1, "websocket"), &head(3, "WebSocket"), &head(5, "connect-udp")].concat());
+    let [one, three, five] = [1, 3, 5].map(|stream| h2_frame(1, 4, stream, &[0x88]));
+    driver.received(&[one, three, five, h2_frame(0, 1, 5, b"{}")].concat());
+    driver.sent(&[data(ask(), 1), data(ask(), 3)].concat());
+    driver.received(&[data(begin(), 1), data(done(3), 3), data(done(1), 1)].concat());
+    // One ends, one is reset.
+    driver.received(&[h2_frame(0, 1, 3, &[]), data(begin(), 1), h2_frame(3, 0, 1, &[0, 0, 0, 8])].concat());
+    let outcome = driver.outcome();
+    let mut seen = told(&outcome.exchanges);
+    seen.sort();
+    let expected = [
+        "other -,-,-,-,- not_inference",
+        "realtime -,-,-,-,- interrupted",
+        "realtime 1,2,1,-,- ok",
+        "realtime 3,2,1,-,- ok",
+    ];
+    assert_eq!(seen, expected);
+    assert_eq!(outcome.lost_bytes(), 0, "{:?}", outcome.lost);
+}
+
+#[test]
+fn a_session_joined_late_goes_on_with_the_next_message_that_can_be_read() {
+    let late = "unknown -,-,-,-,- late_attach";
+    let one = "unknown 5,2,1,-,- ok";
+    let packed = || frame(Received, 0xc1, &deflated(&[&usage(5)], true)[0]);
+    let gemini = "{\n  \"usageMetadata\": {\"promptTokenCount\": 5, \"responseTokenCount\": 2, \"totalTokenCount\": 7}}";
+    let openai = "api.openai.com";
+    let live = "generativelanguage.googleapis.com";
+    // What is lost of the session, besides what is deflated: steps from the first on.
+    for (name, host, script, expected, lost) in [
+        ("a whole answer", openai, vec![ask(), begin(), delta(), done(5)], vec![one], 0),
+        ("the end of an answer", openai, vec![done(5)], vec![one], 0),
+        (
+            "asked, not answered",
+            openai,
+            vec![begin(), done(5), ask()],
+            vec![one, "unknown -,-,-,-,- no_response"],
+            0,
+        ),
+        (
+            "an answer that breaks off",
+            openai,
+            vec![begin(), delta()],
+            vec!["unknown -,-,-,-,- interrupted"],
+            0,
+        ),
+        (
+            "after control frames",
+            openai,
+            vec![frame(Sent, 0x89, b"ping"), frame(Received, 0x8a, b"ping"), ask(), done(5)],
+            vec![one],
+            2,
+        ),
+        (
+            "from within a frame",
+            openai,
+            with_hole(done(6), 0, 20)[2..].iter().cloned().chain([done(5)]).collect(),
+            vec![one],
+            1,
+        ),
+        (
+            "binary messages, as Gemini sends them",
+            live,
+            vec![frame(Received, 0x82, gemini.as_bytes())],
+            vec!["unknown 5,2,-,-,- ok"],
+            0,
+        ),
+        ("a large message whose end comes later", openai, with_hole(done(5), 20, 0).to_vec(), vec![one], 0),
+        // Nobody knows the window that these refer to.
+        ("deflated", openai, vec![packed(), packed()], vec![late], 2),
+        (
+            "deflated, one that is not",
+            openai,
+            vec![packed(), begin(), packed()],
+            vec!["unknown -,-,-,-,- late_attach"],
+            1,
+        ),
+        (
+            "deflated answers to plain requests",
+            openai,
+            vec![ask(), packed()],
+            vec!["unknown -,-,-,-,- late_attach"],
+            0,
+        ),
+        ("control frames only", openai, vec![frame(Received, 0x89, b"ping")], vec![late], 1),
+        ("the middle of a message", openai, vec![frame(Received, 0x80, usage(5).as_bytes())], vec![late], 1),
+        (
+            "masked by the server",
+            openai,
+            vec![Do::Bytes(Received, {
+                let Do::Bytes(_, bytes) = sent(&usage(5)) else { unreachable!() };
+                bytes
+            })],
+            vec![late],
+            1,
+        ),
+        ("cut across writes", openai, with_hole(done(5), 1, 0).to_vec(), vec![late], 3),
+        ("a provider without such sessions", "api.anthropic.com", vec![begin(), done(5)], vec![late], 2),
     ] {
-        let mut driver = Driver::new("api.openai.com", true);
+        let mut driver = Driver::new(host, true);
         play(&mut driver, &script, usize::MAX);
         driver.close();
         let outcome = driver.outcome();
-        let unknown = |exchange: &Exchange| exchange.usage.is_unknown() && exchange.reason.is_some();
-        assert!(outcome.exchanges.iter().all(unknown), "{:?}", outcome.exchanges);
-        assert_eq!(outcome.lost_bytes(), driver.moved(), "{:?}", outcome.lost);
+        assert_eq!(told(&outcome.exchanges), expected, "{name}: {:?}", outcome.lost);
+        let lost: u64 = script[..lost]
+            .iter()
+            .map(|step| match step {
+                Do::Bytes(_, bytes) => bytes.len() as u64,
+                Do::Lose(_, bytes) => *bytes,
+            })
+            .sum();
+        assert_eq!(outcome.lost_bytes(), lost, "{name}: {:?}", outcome.lost);
         assert!(!outcome.printed.contains("marker"), "a body shows itself");
+    }
+}
+
+#[test]
+fn a_handshake_of_which_only_the_answer_was_seen_begins_a_session() {
+    let script =
+        [&handshake("permessage-deflate")[1..], &[frame(Received, 0xc1, &deflated(&[&usage(5)], true)[0])]]
+            .concat();
+    let mut driver = Driver::new("api.openai.com", true);
+    play(&mut driver, &script, usize::MAX);
+    driver.close();
+    let outcome = driver.outcome();
+    assert_eq!(told(&outcome.exchanges), ["unknown 5,2,1,-,- ok"], "{:?}", outcome.lost);
+    assert_eq!(outcome.lost_bytes(), 0);
+}
+
+/// Each answer has the model that its own request asked for, or none that it was not for.
+#[test]
+fn answers_keep_to_their_requests() {
+    let ask = |model: &str| sent(&format!("{{\"type\":\"response.create\",\"model\":\"asked-{model}\"}}"));
+    let answer = |model: &str| {
+        let response = format!("\"response\":{{\"model\":\"made-{model}\"");
+        [
+            received(&format!("{{\"type\":\"response.created\",{response}}}}}")),
+            received(&format!(
+                "{{\"type\":\"response.completed\",{response},\"usage\":{{\"input_tokens\":1}}}}}}"
+            )),
+        ]
+    };
+    let [first, second] = &[answer("1").to_vec(), answer("2").to_vec()];
+    let asked = &[ask("1"), ask("2")][..];
+    let lost = |step: &Do| match step {
+        Do::Bytes(direction, bytes) => Do::Lose(*direction, bytes.len() as u64),
+        lost => lost.clone(),
+    };
+    for (name, steps, expected) in [
+        ("asked in advance", [asked, first, second].concat(), vec!["asked-1 made-1", "asked-2 made-2"]),
+        (
+            "one after the other",
+            [&asked[..1], first, &asked[1..], second].concat(),
+            vec!["asked-1 made-1", "asked-2 made-2"],
+        ),
+        (
+            "a request is lost",
+            [&[lost(&asked[0])], &asked[1..], first, second].concat(),
+            vec!["- made-1", "- made-2"],
+        ),
+        (
+            "an answer is lost",
+            [asked.to_vec(), first.iter().map(lost).collect(), second.clone()].concat(),
+            vec!["- made-2", "- -"],
+        ),
+        (
+            "the end of an answer is lost",
+            [asked, &first[..1], &[lost(&first[1])], second].concat(),
+            vec!["- made-2", "- -"],
+        ),
+    ] {
+        let mut driver = Driver::new("api.openai.com", false);
+        let [get, switch] = handshake("").try_into().unwrap_or_else(|_| unreachable!("two"));
+        let Do::Bytes(direction, get) = get else { unreachable!("a request") };
+        let get = String::from_utf8(get).expect("text").replace("realtime?model=gpt-realtime", "responses");
+        play(
+            &mut driver,
+            &[&[Do::Bytes(direction, get.into_bytes()), switch], steps.as_slice()].concat(),
+            usize::MAX,
+        );
+        driver.close();
+        let named = |name: &Option<Box<str>>| name.as_deref().unwrap_or("-").to_owned();
+        let seen: Vec<String> = driver
+            .outcome()
+            .exchanges
+            .iter()
+            .map(|exchange| [named(&exchange.requested_model), named(&exchange.model)].join(" "))
+            .collect();
+        assert_eq!(seen, expected, "{name}");
     }
 }

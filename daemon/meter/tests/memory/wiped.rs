@@ -107,6 +107,26 @@ fn nothing_is_left_of_event_streams() {
     check("an event stream", "bedrock-runtime.us-east-1.amazonaws.com", &sent, &response("", &body));
 }
 
+#[test]
+fn nothing_is_left_of_websocket_messages() {
+    let chat = chat();
+    let mut window = flate2::Compress::new(flate2::Compression::fast(), false);
+    let mut packed = Vec::with_capacity(1 << 16);
+    window.compress_vec(chat.as_bytes(), &mut packed, flate2::FlushCompress::Sync).expect("room");
+    packed.truncate(packed.len() - 4);
+    let sent = format!(
+        "GET /v1/realtime HTTP/1.1\r\nHost: h\r\nAuthorization: Bearer {MARKER}\r\nUpgrade: websocket\r\n\r\n"
+    );
+    for (extension, head, payload) in
+        [("", 0x81, chat.as_bytes()), ("Sec-WebSocket-Extensions: permessage-deflate\r\n", 0xc1, &packed)]
+    {
+        let switch = format!("HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n{extension}\r\n");
+        let length = (payload.len() as u16).to_be_bytes();
+        let received = [switch.as_bytes(), &[head, 126], &length, payload, &[head, 126], &length, payload];
+        check(&format!("a WebSocket {extension}"), "api.openai.com", sent.as_bytes(), &received.concat());
+    }
+}
+
 /// A message of an AWS event stream.
 fn message(kind: &str, payload: &[u8]) -> Vec<u8> {
     let mut headers = Vec::new();
