@@ -1,6 +1,6 @@
 //! The committed fuzz corpus of the meter.
 
-#[path = "../../../../tests/fuzz/src/pure.rs"]
+#[path = "../../../../tests/fuzz/src/pure/mod.rs"]
 #[expect(unreachable_pub, reason = "a library of its own for the fuzz targets")]
 mod pure;
 #[path = "../../../../tests/fuzz/src/replay.rs"]
