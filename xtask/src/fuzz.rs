@@ -2,8 +2,10 @@
 //!
 //! The compiler's own instrumentation is enough, so the stable toolchain does it, with a C++ compiler for libFuzzer's
 //! half. What was found interesting is kept below `tests/fuzz/target/inputs` between runs; findings go to
-//! `tests/fuzz/artifacts`. Line coverage needs `llvm-profdata` and `llvm-cov` of the compiler's LLVM.
+//! `tests/fuzz/artifacts`. Line coverage needs `llvm-profdata` and `llvm-cov` of the compiler's LLVM, which are
+//! installed if they can be.
 
+use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -13,7 +15,7 @@ use std::thread;
 use anyhow::{Context as _, bail, ensure};
 use serde_json::Value;
 
-use crate::shell;
+use crate::{setup, shell};
 
 /// What to attack, and for how long.
 #[derive(clap::Args)]
@@ -24,6 +26,9 @@ pub(crate) struct Args {
     /// Seconds for each target
     #[arg(long, value_name = "S", default_value_t = 60)]
     time: u64,
+    /// Run each target so often instead, and again until that reaches no further line; implies --coverage
+    #[arg(long, value_name = "N", conflicts_with = "time")]
+    executions: Option<u64>,
     /// Report which share of the parser's lines all inputs together reach
     #[arg(long)]
     coverage: bool,
@@ -35,7 +40,7 @@ pub(crate) struct Args {
 impl Args {
     /// Everything for a bounded time, as CI does it.
     pub(crate) fn bounded() -> Args {
-        Args { targets: Vec::new(), time: 8, coverage: false, minimise: false }
+        Args { targets: Vec::new(), time: 8, executions: None, coverage: false, minimise: false }
     }
 }
 
@@ -127,15 +132,22 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
             build(program, GUIDED, "guided")?;
         }
     }
-    let mut reports = attack(&chosen, args.time)?;
-    if args.coverage {
-        measure(&chosen, &mut reports)?;
-    }
+    let coverage = match args.coverage || args.executions.is_some() {
+        true => Coverage::of(&chosen)?,
+        false => None,
+    };
+    ensure!(args.executions.is_none() || coverage.is_some(), "--executions needs to know the lines reached");
+    let effort = args.executions.map_or(Effort::Seconds(args.time), Effort::Executions);
+    let reports = attack(&chosen, effort, coverage.as_ref())?;
     println!("{:<12} {:>12} {:>8} {:>7} {:>7}  lines", "target", "executions", "per s", "inputs", "edges");
     for (target, report) in chosen.iter().zip(&reports) {
         let Report { executions, per_second, inputs, edges, lines, .. } = report;
-        let lines = lines.as_deref().unwrap_or("-");
-        println!("{:<12} {executions:>12} {per_second:>8} {inputs:>7} {edges:>7}  {lines}", target.name);
+        let lines = lines.map_or_else(|| "-".to_owned(), |lines| lines.to_string());
+        let of = target.sources.join(", ");
+        println!(
+            "{:<12} {executions:>12} {per_second:>8} {inputs:>7} {edges:>7}  {lines} of {of}",
+            target.name
+        );
     }
     let found: Vec<String> = reports.iter().filter_map(|report| report.finding.clone()).collect();
     ensure!(found.is_empty(), "findings:\n{}", found.join("\n"));
@@ -147,6 +159,14 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// When a target was attacked for long enough.
+#[derive(Clone, Copy, Debug)]
+enum Effort {
+    Seconds(u64),
+    /// And again so many until no further line is reached.
+    Executions(u64),
+}
+
 /// What came of one target.
 #[derive(Clone, Debug, Default)]
 struct Report {
@@ -154,8 +174,22 @@ struct Report {
     per_second: u64,
     inputs: u64,
     edges: u64,
-    lines: Option<String>,
+    lines: Option<Lines>,
     finding: Option<String>,
+}
+
+/// Lines of a parser.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lines {
+    reached: u64,
+    all: u64,
+}
+
+impl fmt::Display for Lines {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Lines { reached, all } = self;
+        write!(f, "{:>3} % ({reached} of {all})", reached * 100 / all)
+    }
 }
 
 fn folder() -> PathBuf {
@@ -199,8 +233,8 @@ fn command(target: &Target, kind: &str) -> Command {
     command
 }
 
-/// Every target for `seconds`, as many at a time as there are processors.
-fn attack(targets: &[&Target], seconds: u64) -> anyhow::Result<Vec<Report>> {
+/// Every target, as many at a time as there are processors.
+fn attack(targets: &[&Target], effort: Effort, coverage: Option<&Coverage>) -> anyhow::Result<Vec<Report>> {
     let next = Mutex::new(0);
     let reports = Mutex::new(vec![Report::default(); targets.len()]);
     let work = || -> anyhow::Result<()> {
@@ -211,7 +245,7 @@ fn attack(targets: &[&Target], seconds: u64) -> anyhow::Result<Vec<Report>> {
                 *next - 1
             };
             let Some(target) = targets.get(index) else { return Ok(()) };
-            let report = attack_one(target, seconds)?;
+            let report = attack_one(target, effort, coverage)?;
             reports.lock().map_err(|_| anyhow::anyhow!("another target panicked"))?[index] = report;
         }
     };
@@ -223,14 +257,37 @@ fn attack(targets: &[&Target], seconds: u64) -> anyhow::Result<Vec<Report>> {
     reports.into_inner().map_err(|_| anyhow::anyhow!("a target panicked"))
 }
 
-fn attack_one(target: &Target, seconds: u64) -> anyhow::Result<Report> {
+/// Rounds until the effort is made; several rounds are reported as one.
+fn attack_one(target: &Target, effort: Effort, coverage: Option<&Coverage>) -> anyhow::Result<Report> {
+    let lines = || coverage.map_or(Ok(None), |coverage| coverage.lines(target));
+    let mut executions = 0;
+    let mut before = match effort {
+        Effort::Seconds(_) => None,
+        Effort::Executions(_) => lines()?,
+    };
+    loop {
+        let mut report = round(target, effort)?;
+        executions += report.executions;
+        (report.executions, report.lines) = (executions, lines()?);
+        let grown = report.lines.zip(before).is_some_and(|(now, before)| now.reached > before.reached);
+        if report.finding.is_some() || !grown {
+            return Ok(report);
+        }
+        before = report.lines;
+    }
+}
+
+fn round(target: &Target, effort: Effort) -> anyhow::Result<Report> {
     let (kept, findings) = (kept(target), folder().join("artifacts").join(target.name));
     for folder in [&kept, &findings] {
         fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
     }
     let mut command = command(target, "guided");
     command
-        .arg(format!("-max_total_time={seconds}"))
+        .arg(match effort {
+            Effort::Seconds(seconds) => format!("-max_total_time={seconds}"),
+            Effort::Executions(executions) => format!("-runs={executions}"),
+        })
         .arg(format!("-artifact_prefix={}/", findings.display()))
         .args(["-print_final_stats=1", "-timeout=10", "-rss_limit_mb=2048"])
         .arg(kept)
@@ -262,20 +319,52 @@ fn report(target: &str, good: bool, said: &str) -> Report {
     report
 }
 
-/// Runs all inputs with counters of source regions, and fills in the share of lines reached.
-fn measure(targets: &[&Target], reports: &mut [Report]) -> anyhow::Result<()> {
-    let Some((profdata, cov)) = tools()? else {
-        println!(
-            "SKIPPED coverage: no llvm-profdata and llvm-cov of the compiler's LLVM (Debian: llvm-NN, rustup: llvm-tools)"
-        );
-        return Ok(());
-    };
-    for program in [Program::Pure, Program::Node] {
-        if targets.iter().any(|target| target.program == program) {
-            build(program, MEASURED, "measured")?;
+/// Counts the lines of parsers that all known inputs together reach, with programs that have counters of source
+/// regions.
+struct Coverage {
+    profdata: PathBuf,
+    cov: PathBuf,
+}
+
+impl Coverage {
+    /// Builds the programs of `targets`; `None` without the tools.
+    fn of(targets: &[&Target]) -> anyhow::Result<Option<Coverage>> {
+        let Some(coverage) = Coverage::tools()? else {
+            println!(
+                "SKIPPED coverage: no llvm-profdata and llvm-cov of the compiler's LLVM (Debian: llvm-NN, rustup: llvm-tools)"
+            );
+            return Ok(None);
+        };
+        for program in [Program::Pure, Program::Node] {
+            if targets.iter().any(|target| target.program == program) {
+                build(program, MEASURED, "measured")?;
+            }
         }
+        Ok(Some(coverage))
     }
-    for (target, report) in targets.iter().zip(reports) {
+
+    /// `llvm-profdata` and `llvm-cov` as new as the compiler's LLVM, installed if they are missing.
+    fn tools() -> anyhow::Result<Option<Coverage>> {
+        let version = shell::output(shell::command("rustc").arg("-vV"))?;
+        let major = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next());
+        let major: u32 = major.and_then(|text| text.parse().ok()).context("rustc -vV names no LLVM")?;
+        let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))?;
+        let shipped = Path::new(sysroot.trim()).join("lib/rustlib").join(triple()).join("bin");
+        let found = || {
+            let debian =
+                (major..major + 4).map(|version| PathBuf::from(format!("/usr/lib/llvm-{version}/bin")));
+            let at =
+                std::iter::once(shipped.clone()).chain(debian).find(|at| at.join("llvm-cov").is_file())?;
+            Some(Coverage { profdata: at.join("llvm-profdata"), cov: at.join("llvm-cov") })
+        };
+        Ok(found().or_else(|| {
+            setup::install(&[&format!("llvm-{major}")], "lines are not counted");
+            found()
+        }))
+    }
+
+    /// Runs every known input of `target`.
+    fn lines(&self, target: &Target) -> anyhow::Result<Option<Lines>> {
         let profiles = folder().join("target/profiles").join(target.name);
         let _ = fs::remove_dir_all(&profiles);
         fs::create_dir_all(&profiles).with_context(|| format!("making {}", profiles.display()))?;
@@ -286,33 +375,17 @@ fn measure(targets: &[&Target], reports: &mut [Report]) -> anyhow::Result<()> {
         }
         let merged = profiles.join("merged");
         let raw: Vec<PathBuf> = files(&profiles).filter(|path| path.extension().is_some()).collect();
-        shell::output(shell::command(&profdata).args(["merge", "-sparse", "-o"]).arg(&merged).args(raw))?;
-        let mut export = shell::command(&cov);
-        export
-            .args(["export", "-summary-only", "-instr-profile"])
-            .arg(&merged)
-            .arg(program(target, "measured"));
-        export.args(target.sources);
+        shell::output(
+            shell::command(&self.profdata).args(["merge", "-sparse", "-o"]).arg(&merged).args(raw),
+        )?;
+        let mut export = shell::command(&self.cov);
+        export.args(["export", "-summary-only", "-instr-profile"]).arg(&merged);
+        export.arg(program(target, "measured")).args(target.sources);
         let said: Value = serde_json::from_str(&shell::output(&mut export)?).context("reading llvm-cov")?;
         let lines = &said["data"][0]["totals"]["lines"];
-        let (count, covered) = (lines["count"].as_u64(), lines["covered"].as_u64());
-        report.lines = count.zip(covered).filter(|(count, _)| *count > 0).map(|(count, covered)| {
-            format!("{:>3} % ({covered} of {count}) of {}", covered * 100 / count, target.sources.join(", "))
-        });
+        let (all, reached) = (lines["count"].as_u64(), lines["covered"].as_u64());
+        Ok(all.zip(reached).filter(|(all, _)| *all > 0).map(|(all, reached)| Lines { reached, all }))
     }
-    Ok(())
-}
-
-/// `llvm-profdata` and `llvm-cov` as new as the compiler's LLVM.
-fn tools() -> anyhow::Result<Option<(PathBuf, PathBuf)>> {
-    let version = shell::output(shell::command("rustc").arg("-vV"))?;
-    let major = version.lines().find_map(|line| line.strip_prefix("LLVM version: ")?.split('.').next());
-    let major: u32 = major.and_then(|text| text.parse().ok()).context("rustc -vV names no LLVM")?;
-    let sysroot = shell::output(shell::command("rustc").args(["--print", "sysroot"]))?;
-    let shipped = Path::new(sysroot.trim()).join("lib/rustlib").join(triple()).join("bin");
-    let debian = (major..major + 4).map(|version| PathBuf::from(format!("/usr/lib/llvm-{version}/bin")));
-    let at = std::iter::once(shipped).chain(debian).find(|at| at.join("llvm-cov").is_file());
-    Ok(at.map(|at| (at.join("llvm-profdata"), at.join("llvm-cov"))))
 }
 
 fn files(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {

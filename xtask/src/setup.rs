@@ -18,6 +18,7 @@ const PROGRAMS: &[(&str, &str)] = &[
     ("node", "nodejs"),
     ("npm", "npm"),
     ("c++", "g++"),
+    ("nginx", "nginx-light"),
     ("python3", "python3"),
 ];
 
@@ -29,17 +30,16 @@ pub(crate) fn run() {
         missing.push("python3-venv");
     }
     if !missing.is_empty() {
-        install(&missing);
+        install(&missing, "tests that need them are skipped");
     }
     mount_tracefs();
 }
 
-fn install(packages: &[&str]) {
+/// Installs Debian packages, or says that it cannot, and what follows.
+pub(crate) fn install(packages: &[&str], otherwise: &str) {
     let wanted = packages.join(" ");
     if !node::is_root() || !shell::exists("apt-get") {
-        eprintln!(
-            "setup: not installed and not installable by us: {wanted}; tests that need them are skipped"
-        );
+        eprintln!("setup: not installed and not installable by us: {wanted}; {otherwise}");
         return;
     }
     eprintln!("setup: installing {wanted}");
@@ -56,7 +56,7 @@ fn install(packages: &[&str]) {
         ["install", "--no-install-recommends"].iter().chain(packages).copied().collect();
     let done = apt(&arguments).or_else(|_| apt(&["update"]).and_then(|()| apt(&arguments)));
     if let Err(err) = done {
-        eprintln!("setup: {err:#}; tests that need {wanted} are skipped");
+        eprintln!("setup: {err:#}: {wanted} cannot be had; {otherwise}");
     }
 }
 
