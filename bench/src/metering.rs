@@ -1,9 +1,11 @@
 //! Meter throughput and allocations on one core, exchanges as they are served, beside the limits of the same run: a
 //! copy of the bytes, a full `simd-json` parse of the JSON in them, `httparse` on the heads or the `h2` crate on the
-//! frames, and `flate2` on what is compressed. A ratio above 1 says that the meter is the faster of the two.
+//! frames, and `flate2` on what is compressed. Then recorded exchanges, where they lie beside the repository. A ratio
+//! above 1 says that the meter is the faster of the two.
 
 mod calls;
 mod limits;
+mod recorded;
 mod wire;
 
 use std::sync::Arc;
@@ -70,7 +72,22 @@ pub(crate) fn run() -> anyhow::Result<()> {
             of_meter(unpacked)
         );
     }
-    Ok(())
+    recorded::run()
+}
+
+/// A pipeline as the daemon has it.
+fn pipeline(detect_by_path: bool) -> anyhow::Result<Pipeline> {
+    Ok(Pipeline::new(PipelineOptions {
+        directory: Arc::new(Directory::builtin()),
+        owners: Arc::new(OwnerIndex::empty(1, UnixNanos(0))),
+        catalogue: Arc::new(Catalogue::vendored()?),
+        clock: WallClock { offset_ns: 0 },
+        fingerprint_keys: FingerprintKeys::default(),
+        attempts: Attempts::new([3; 16]),
+        id_seed: 1,
+        detect_by_path,
+        fence_panics: true,
+    }))
 }
 
 /// Seconds and allocations per exchange, pipeline, attribution and price included: session of a known host that is
@@ -102,17 +119,7 @@ const SESSION: SessionId = SessionId(1);
 
 impl Metered {
     fn new(shape: &Shape) -> anyhow::Result<Metered> {
-        let mut pipeline = Pipeline::new(PipelineOptions {
-            directory: Arc::new(Directory::builtin()),
-            owners: Arc::new(OwnerIndex::empty(1, UnixNanos(0))),
-            catalogue: Arc::new(Catalogue::vendored()?),
-            clock: WallClock { offset_ns: 0 },
-            fingerprint_keys: FingerprintKeys::default(),
-            attempts: Attempts::new([3; 16]),
-            id_seed: 1,
-            detect_by_path: false,
-            fence_panics: true,
-        });
+        let mut pipeline = pipeline(false)?;
         let process = ProcessKey { pid: 1, start_ticks: 1 };
         let host = HostEvidence { host: shape.host.into(), identified_by: IdentifiedBy::TlsHostnameCall };
         let opened = Input::Opened {

@@ -5,8 +5,8 @@ use std::fmt;
 use meter::exchange::{Exchange, Reason};
 use serde_json::{Value, json};
 
-use crate::corpus::Line;
 use crate::drive::{self, Seen};
+use e2e::corpus::Line;
 
 /// Outcome of one rendering.
 pub(crate) enum Verdict {

@@ -12,8 +12,8 @@ use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
 use serde_json::{Map, Value, json};
 
-use crate::corpus::Line;
-use crate::render::Pieces;
+use e2e::corpus::Line;
+use e2e::corpus::render::Pieces;
 
 /// What the pipeline said of a rendered exchange.
 pub(crate) struct Seen {

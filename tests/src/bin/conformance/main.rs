@@ -6,22 +6,19 @@
 //! 2 usage.
 
 mod compare;
-mod corpus;
 mod drive;
-mod render;
-mod websocket;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufRead, BufReader, BufWriter, Read, Write};
-use std::path::{Path, PathBuf};
+use std::io::{BufWriter, Write};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::Parser;
 
 use compare::Verdict;
-use corpus::Line;
+use e2e::corpus::{self, render};
 
 /// Runs recorded exchanges through the meter and compares.
 #[derive(Parser)]
@@ -71,12 +68,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
     let mut rows: BTreeMap<(String, &'static str), Row> = BTreeMap::new();
     let mut reasons: BTreeMap<(String, String), u64> = BTreeMap::new();
     let mut shown = 0;
-    for (number, line) in open(&arguments.corpus)?.lines().enumerate() {
-        let text = line.with_context(|| format!("reading {}", arguments.corpus.display()))?;
-        if text.trim().is_empty() {
-            continue;
-        }
-        let line = Line::parse(&text).with_context(|| format!("line {} of the corpus", number + 1))?;
+    for line in corpus::lines(&arguments.corpus)? {
+        let line = line?;
         if !arguments.dialect.is_empty() && !arguments.dialect.iter().any(|wanted| line.is_dialect(wanted)) {
             continue;
         }
@@ -120,17 +113,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
         file.flush()?;
     }
     Ok(report(&rows, &reasons))
-}
-
-fn open(path: &Path) -> anyhow::Result<Box<dyn BufRead>> {
-    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
-    let mut magic = [0; 2];
-    let read = file.read(&mut magic)?;
-    let whole = std::io::Cursor::new(magic).take(read as u64).chain(file);
-    Ok(match magic {
-        [0x1f, 0x8b] => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(whole))),
-        _ => Box::new(BufReader::new(whole)),
-    })
 }
 
 /// Prints the table; true if nothing mismatched.

@@ -2,15 +2,15 @@
 
 use meter::pipeline::Direction::{self, Received, Sent};
 
-use crate::corpus::Line;
+use super::Line;
 
 /// Pieces of both directions, in the order in which a process sees them.
-pub(crate) type Pieces = Vec<(Direction, Vec<u8>)>;
+pub type Pieces = Vec<(Direction, Vec<u8>)>;
 
 /// Every rendering of `line` that is built; `None` for one that is not.
-pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
+pub fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     match line.protocol.as_str() {
-        "websocket" => return crate::websocket::renderings(line),
+        "websocket" => return super::websocket::renderings(line),
         "grpc" => return grpc(line),
         _ => {}
     }
@@ -40,7 +40,7 @@ fn grpc(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
 }
 
 /// Scheme, authority and target of the URL.
-pub(crate) fn authority_and_target(url: &str) -> (&str, &str) {
+pub(super) fn authority_and_target(url: &str) -> (&str, &str) {
     let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
     let slash = rest.find(['/', '?']).unwrap_or(rest.len());
     let (authority, target) = rest.split_at(slash);
@@ -234,7 +234,7 @@ fn integer(bytes: &mut Vec<u8>, prefix: u32, value: usize) {
 }
 
 /// The same pieces, each cut into many.
-pub(crate) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
+pub(super) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
     let cut = |(direction, bytes): &(Direction, Vec<u8>)| {
         random.cut(bytes).into_iter().map(|piece| (*direction, piece)).collect::<Pieces>()
     };
@@ -242,10 +242,10 @@ pub(crate) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
 }
 
 /// Numbers that depend on the exchange's id alone (xorshift).
-pub(crate) struct Random(u64);
+pub(super) struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(id: &str) -> Random {
+    pub(super) fn new(id: &str) -> Random {
         // FNV-1a; never 0.
         let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -253,7 +253,7 @@ impl Random {
         Random(hash | 1)
     }
 
-    pub(crate) fn below(&mut self, end: usize) -> usize {
+    pub(super) fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

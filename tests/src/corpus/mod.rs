@@ -1,43 +1,71 @@
-//! A line of the corpus, as far as it matters here.
+//! Recorded exchanges: one JSON object per line, gzip or not, as far as it matters here.
+
+pub mod render;
+mod websocket;
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Cursor, Read};
+use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
 
+/// The exchanges of a file, in their order.
+pub fn lines(path: &Path) -> anyhow::Result<impl Iterator<Item = anyhow::Result<Line>> + use<>> {
+    let mut file = File::open(path).with_context(|| format!("opening {}", path.display()))?;
+    let mut magic = [0; 2];
+    let read = file.read(&mut magic)?;
+    let whole = Cursor::new(magic).take(read as u64).chain(file);
+    let reader: Box<dyn BufRead> = match magic {
+        [0x1f, 0x8b] => Box::new(BufReader::new(flate2::read::MultiGzDecoder::new(whole))),
+        _ => Box::new(BufReader::new(whole)),
+    };
+    let path = path.to_owned();
+    Ok(reader.lines().enumerate().filter_map(move |(number, text)| {
+        let text = match text.with_context(|| format!("reading {}", path.display())) {
+            Ok(text) if text.trim().is_empty() => return None,
+            Ok(text) => text,
+            Err(error) => return Some(Err(error)),
+        };
+        Some(Line::parse(&text).with_context(|| format!("line {} of the corpus", number + 1)))
+    }))
+}
+
 /// A recorded exchange.
-pub(crate) struct Line {
+pub struct Line {
     /// Identity.
-    pub(crate) id: String,
+    pub id: String,
     /// Provider, as the recording names it.
-    pub(crate) provider: String,
+    pub provider: String,
     /// `json`, `sse`, ..
-    pub(crate) protocol: String,
+    pub protocol: String,
     /// Request method.
-    pub(crate) method: String,
+    pub method: String,
     /// Request URL.
-    pub(crate) url: String,
+    pub url: String,
     /// Request fields.
-    pub(crate) request_headers: Vec<(String, String)>,
+    pub request_headers: Vec<(String, String)>,
     /// Request body.
-    pub(crate) request_body: Vec<u8>,
+    pub request_body: Vec<u8>,
     /// Response status.
-    pub(crate) status: u16,
+    pub status: u16,
     /// Response fields.
-    pub(crate) response_headers: Vec<(String, String)>,
+    pub response_headers: Vec<(String, String)>,
     /// Response body, content codings undone.
-    pub(crate) response_body: Vec<u8>,
+    pub response_body: Vec<u8>,
     /// Response body as it travelled, where it was kept.
-    pub(crate) wire_body: Option<Vec<u8>>,
+    pub wire_body: Option<Vec<u8>>,
     /// Messages of a WebSocket, in order; true if the client sent it.
-    pub(crate) frames: Vec<(bool, String)>,
+    pub frames: Vec<(bool, String)>,
     /// Something in it was replaced.
-    pub(crate) scrubbed: bool,
+    pub scrubbed: bool,
     /// What is expected, where it is known.
-    pub(crate) expected: Option<Value>,
+    pub expected: Option<Value>,
 }
 
 impl Line {
     /// Parses a line.
-    pub(crate) fn parse(text: &str) -> anyhow::Result<Line> {
+    pub fn parse(text: &str) -> anyhow::Result<Line> {
         let value: Value = serde_json::from_str(text).context("is not JSON")?;
         let (request, response) = (&value["request"], &value["response"]);
         Ok(Line {
@@ -66,13 +94,19 @@ impl Line {
         })
     }
 
+    /// The URL's host, without its port.
+    pub fn host(&self) -> &str {
+        let (authority, _) = render::authority_and_target(&self.url);
+        authority.split_once(':').map_or(authority, |(host, _)| host)
+    }
+
     /// Dialect of the recording.
-    pub(crate) fn dialect(&self) -> Option<&str> {
+    pub fn dialect(&self) -> Option<&str> {
         self.expected.as_ref()?["dialect"].as_str()
     }
 
     /// Whether `wanted` selects it.
-    pub(crate) fn is_dialect(&self, wanted: &str) -> bool {
+    pub fn is_dialect(&self, wanted: &str) -> bool {
         match &self.expected {
             None => true,
             Some(expected) if expected["is_ai"] == Value::Bool(false) => wanted == "negative",
@@ -81,7 +115,7 @@ impl Line {
     }
 
     /// Whether the user selected it by name.
-    pub(crate) fn is_selected(&self, dialects: &[String]) -> bool {
+    pub fn is_selected(&self, dialects: &[String]) -> bool {
         self.expected.is_some() && dialects.iter().any(|wanted| self.is_dialect(wanted))
     }
 }

@@ -2,11 +2,11 @@
 
 use meter::pipeline::Direction::{Received, Sent};
 
-use crate::corpus::Line;
-use crate::render::{Pieces, Random, authority_and_target, cut_all};
+use super::Line;
+use super::render::{Pieces, Random, authority_and_target, cut_all};
 
 /// As plain frames, and as frames that are deflated, fragmented, interleaved with control frames and cut.
-pub(crate) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
+pub(super) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     let mut random = Random::new(&line.id);
     let plain = session(line, &mut random, false);
     let packed = session(line, &mut random, true);
