@@ -1,35 +1,15 @@
 //! HTTP/1.1 and HTTP/2: Node's servers and nginx, asked by Node, Python's httpx and curl.
 
-use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
-use std::process::{Command, Stdio};
-use std::sync::Arc;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use meter::attribution::OwnerIndex;
-use meter::directory::Directory;
-use meter::exchange::{Exchange, IdentifiedBy, SessionId};
-use meter::pipeline::{
-    Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
-};
-use meter::pricing::Catalogue;
-use meter::record::Subject;
-use meter::time::{Moment, UnixNanos, WallClock};
-use meter::workload::{ProcessKey, Workload};
+use e2e::toolbox;
 use serde_json::{Value, json};
 
+use crate::answer::{Answer, agree, made, metered};
 use crate::recorder::{Recorder, Recording, Server};
-use crate::{Running, needs, script};
-
-/// What both sides have to say of a call.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Answer {
-    status: u64,
-    model: String,
-    input: u64,
-    output: u64,
-    cached: u64,
-}
+use crate::{Running, available, runtime, script, serving};
 
 /// A call of which the answer is JSON or a stream, and whatever else `more` says.
 fn call(number: u64, stream: bool, words: u64, more: Value) -> Value {
@@ -65,124 +45,29 @@ fn shapes() -> Vec<Value> {
     calls
 }
 
-fn answer_of(said: &Value) -> Option<Answer> {
-    Some(Answer {
-        status: said["status"].as_u64()?,
-        model: said["model"].as_str()?.to_owned(),
-        input: said["input"].as_u64()?,
-        output: said["output"].as_u64()?,
-        cached: said["cached"].as_u64()?,
-    })
-}
-
-/// What a client prints, a line for each call, sorted.
-fn made(command: &mut Command, calls: &[Value]) -> Vec<Answer> {
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("a client");
-    let lines: String = calls.iter().map(|call| format!("{call}\n")).collect();
-    child.stdin.take().expect("its input").write_all(lines.as_bytes()).expect("it reads");
-    let output = child.wait_with_output().expect("its end");
-    assert!(output.status.success(), "the client ended with {}", output.status);
-    let text = String::from_utf8(output.stdout).expect("text");
-    let said = text.lines().map(|line| serde_json::from_str(line).expect("a JSON line"));
-    let mut answers: Vec<Answer> =
-        said.map(|said: Value| answer_of(&said).unwrap_or_else(|| panic!("incomplete: {said}"))).collect();
-    answers.sort();
-    answers
-}
-
-/// What the meter makes of recorded connections.
-fn metered(recordings: &[Recording]) -> Vec<Exchange> {
-    let mut pipeline = Pipeline::new(PipelineOptions {
-        directory: Arc::new(Directory::builtin()),
-        owners: Arc::new(OwnerIndex::empty(0, UnixNanos(0))),
-        catalogue: Arc::new(Catalogue::vendored().expect("the vendored catalogue")),
-        clock: WallClock::default(),
-        fingerprint_keys: FingerprintKeys::default(),
-        attempts: Attempts::new([9; 16]),
-        id_seed: 1,
-        detect_by_path: false,
-        fence_panics: false,
-    });
-    let process = ProcessKey { pid: 1, start_ticks: 1 };
-    let mut exchanges = Vec::new();
-    for (number, recording) in (1..).zip(recordings) {
-        let session = SessionId(number);
-        let host = HostEvidence { host: "api.openai.com".into(), identified_by: IdentifiedBy::Sni };
-        let workload = Workload::unknown(process);
-        let opened = Input::Opened { session, process, workload, host: Some(host), joined_late: false };
-        pipeline.handle(opened, Moment(1));
-        let mut ends = [0, 0];
-        for (now, (direction, bytes)) in (2..).zip(recording) {
-            let end = &mut ends[usize::from(*direction == Direction::Received)];
-            let chunk = Input::Chunk { session, direction: *direction, offset: *end, bytes };
-            pipeline.handle(chunk, Moment(now));
-            *end += bytes.len() as u64;
-        }
-        pipeline.handle(Input::Closed { session, sent: ends[0], received: ends[1] }, Moment(u64::MAX / 2));
-        while let Some(output) = pipeline.poll() {
-            match output {
-                Output::Record(record) => match record.subject {
-                    Subject::Exchange(exchange) => exchanges.push(*exchange),
-                    Subject::Flow(_) => panic!("no flow was told"),
-                },
-                Output::Lost { reason, bytes, .. } => panic!("{bytes} bytes lost: {reason:?}"),
-                Output::Verdict { .. } => {}
-            }
-        }
-    }
-    exchanges
-}
-
 /// The meter says of `recordings` what the client said it was answered, and knows which answers were streams.
 fn compare(what: &str, calls: &[Value], answers: &[Answer], recordings: &[Recording]) {
     assert_eq!(answers.len(), calls.len(), "{what}: answers");
-    let exchanges = metered(recordings);
-    let mut seen: Vec<Answer> = exchanges
-        .iter()
-        .map(|exchange| {
-            let call = calls.iter().find(|call| call["input"].as_u64() == exchange.usage.input);
-            let call = call.unwrap_or_else(|| panic!("{what}: nobody made {exchange:?}"));
-            assert_eq!(exchange.streaming, call["stream"].as_bool(), "{what}: {call}");
-            assert_eq!(exchange.requested_model.as_deref(), Some("gpt-4o"), "{what}: {call}");
-            assert_eq!(exchange.reason, None, "{what}: {call}");
-            Answer {
-                status: exchange.status.map_or(0, u64::from),
-                model: exchange.model.as_deref().unwrap_or_default().to_owned(),
-                input: exchange.usage.input.unwrap_or_default(),
-                output: exchange.usage.output.unwrap_or_default(),
-                cached: exchange.usage.cache_read.unwrap_or_default(),
-            }
-        })
-        .collect();
-    seen.sort();
-    assert_eq!(seen, answers, "{what}");
+    let exchanges = metered("api.openai.com", recordings);
+    for exchange in &exchanges {
+        let call = calls.iter().find(|call| call["input"].as_u64() == exchange.usage.input);
+        let call = call.unwrap_or_else(|| panic!("{what}: nobody made {exchange:?}"));
+        assert_eq!(exchange.streaming, call["stream"].as_bool(), "{what}: {call}");
+        assert_eq!(exchange.requested_model.as_deref(), Some("gpt-4o"), "{what}: {call}");
+    }
+    agree(what, answers, &exchanges);
 }
 
 /// Node's servers and their ports for HTTP/1.1 and HTTP/2.
 fn node_servers(node: &Path) -> (Running, u16, u16) {
-    let child = Command::new(node)
-        .arg(script("peer.mjs"))
-        .arg("serve")
-        .stdout(Stdio::piped())
-        .spawn()
-        .expect("a server");
-    let mut running = Running(child);
-    let mut line = String::new();
-    let stdout = running.0.stdout.take().expect("its output");
-    BufReader::new(stdout).read_line(&mut line).expect("where it listens");
-    let ports: Value = serde_json::from_str(&line).expect("a JSON line");
-    let port = |name: &str| u16::try_from(ports[name].as_u64().expect("a port")).expect("a port");
-    (running, port("http1"), port("http2"))
-}
-
-fn runtime() -> tokio::runtime::Runtime {
-    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().expect("a runtime")
+    let (running, ports) = serving(Command::new(node).arg(script("peer.mjs")));
+    (running, ports("http1"), ports("http2"))
 }
 
 #[test]
 fn node_servers_are_metered_as_their_clients_count() {
     let test = "node_servers_are_metered_as_their_clients_count";
-    let Some(node) = needs(test, "node") else { return };
+    let Some(node) = available(test, toolbox::which("node")) else { return };
     let runtime = runtime();
     let (_running, http1, http2) = node_servers(&node);
     let calls = shapes();
@@ -193,6 +78,18 @@ fn node_servers_are_metered_as_their_clients_count() {
         let answers = made(&mut client, &calls);
         compare(version, &calls, &answers, &recorder.recordings());
     }
+    if let Some(python) = available(test, toolbox::peer_python()) {
+        let recorder = runtime.block_on(Recorder::before(Server::Port(http2)));
+        let answers = made(&mut httpx(&python, recorder.port), &calls);
+        compare("httpx, http2", &calls, &answers, &recorder.recordings());
+    }
+}
+
+/// httpx over HTTP/2, several calls at a time on one connection.
+fn httpx(python: &Path, port: u16) -> Command {
+    let mut client = Command::new(python);
+    client.arg(script("httpx_peer.py")).arg(port.to_string());
+    client
 }
 
 /// nginx in front of Node: HTTP/1.1 and HTTP/2 by prior knowledge on sockets of their own, with its own gzip.
@@ -273,15 +170,28 @@ fn curl(curl: &Path, folder: &Path, version: &str, port: u16, calls: &[Value]) -
             let said = json!({"status": status.parse::<u64>().expect("a status"), "model": last["model"],
                 "input": usage["prompt_tokens"], "output": usage["completion_tokens"],
                 "cached": usage["prompt_tokens_details"]["cached_tokens"]});
-            answer_of(&said).unwrap_or_else(|| panic!("incomplete: {said}"))
+            Answer::said(&said)
         })
         .collect()
+}
+
+/// False for curls before 8.0: these put HTTP/2 a second time on a connection that they know to speak it, and end with
+/// "Error in the HTTP2 framing layer" before they send a byte (<https://github.com/curl/curl/issues/10634>).
+fn reuses_http2(curl: &Path) -> bool {
+    let output = Command::new(curl).arg("--version").output().expect("curl");
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    let major = said.split_whitespace().nth(1).and_then(|version| version.split('.').next()?.parse().ok());
+    major.is_some_and(|major: u32| major >= 8)
 }
 
 #[test]
 fn nginx_is_metered_as_its_clients_count() {
     let test = "nginx_is_metered_as_its_clients_count";
-    let (Some(program), Some(node)) = (needs(test, "nginx"), needs(test, "node")) else { return };
+    let (Some(program), Some(node)) =
+        (available(test, toolbox::which("nginx")), available(test, toolbox::which("node")))
+    else {
+        return;
+    };
     let runtime = runtime();
     let (_upstream, http1, _) = node_servers(&node);
     let folder = tempfile::tempdir().expect("a folder");
@@ -301,10 +211,16 @@ fn nginx_is_metered_as_its_clients_count() {
         client.arg(script("peer.mjs")).arg(version).arg(recorder.port.to_string());
         let answers = made(&mut client, &calls);
         compare(&format!("node, {version}"), &calls, &answers, &recorder.recordings());
-        if let Some(program) = needs(test, "curl") {
+        if version == "http2"
+            && let Some(python) = available(test, toolbox::peer_python())
+        {
+            let recorder = runtime.block_on(Recorder::before(socket.clone()));
+            let answers = made(&mut httpx(&python, recorder.port), &calls);
+            compare("httpx, http2", &calls, &answers, &recorder.recordings());
+        }
+        if let Some(program) = available(test, toolbox::which("curl")) {
             let recorder = runtime.block_on(Recorder::before(socket));
-            // This curl loses its way in HTTP/2 on a connection that it keeps.
-            let at_once = if version == "http2" { 1 } else { calls.len() };
+            let at_once = if version == "http2" && !reuses_http2(&program) { 1 } else { calls.len() };
             let answer = |calls| curl(&program, folder.path(), version, recorder.port, calls);
             let mut answers: Vec<Answer> = calls.chunks(at_once).flat_map(answer).collect();
             answers.sort();

@@ -10,6 +10,10 @@ use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 /// Host names of AI providers that the laboratory plays.
 pub const AI_HOSTS: &[&str] = &["api.openai.com", "api.anthropic.com", "api.mistral.ai", "api.deepseek.com"];
 
+/// Host names of AI providers whose part programs of their own play, behind our TLS.
+pub const FRONTED_HOSTS: &[&str] =
+    &["generativelanguage.googleapis.com", "us-central1-aiplatform.googleapis.com"];
+
 /// Host names that have nothing to do with AI.
 pub const OTHER_HOSTS: &[&str] = &["www.example.org", "intranet.example.org"];
 
@@ -30,7 +34,8 @@ impl Authority {
         params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::DigitalSignature];
         let issuer = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
 
-        let names: Vec<String> = AI_HOSTS.iter().chain(OTHER_HOSTS).map(|name| (*name).to_owned()).collect();
+        let names = [AI_HOSTS, FRONTED_HOSTS, OTHER_HOSTS].concat();
+        let names: Vec<String> = names.into_iter().map(str::to_owned).collect();
         let mut leaf = CertificateParams::new(names)?;
         leaf.distinguished_name.push(DnType::CommonName, "Venturi laboratory");
         let key = KeyPair::generate()?;

@@ -26,6 +26,7 @@ pub struct Lab {
     /// What the other hosts served.
     pub other: Arc<Served>,
     address: IpAddr,
+    authority: Authority,
     runtime: tokio::runtime::Runtime,
     _turn: MutexGuard<'static, ()>,
 }
@@ -57,7 +58,7 @@ impl Lab {
         let hosts = AI_HOSTS.iter().map(|host| ((*host).to_owned(), address));
         let others = OTHER_HOSTS.iter().map(|host| ((*host).to_owned(), other_address));
         let world = World { hosts: hosts.chain(others).collect(), ca: authority.pem.clone() };
-        Lab { dir, world, ai, other, address, runtime, _turn: turn }
+        Lab { dir, world, ai, other, address, authority, runtime, _turn: turn }
     }
 
     /// Folder of this laboratory.
@@ -71,6 +72,26 @@ impl Lab {
     /// If the relay cannot listen.
     pub fn at_distance(&self, delay: Duration) -> World {
         self.behind(Distance { delay, window: None })
+    }
+
+    /// The same world, `delay` per direction away, where `host` is the server on `port` of loopback behind our TLS, which
+    /// offers `alpn`.
+    ///
+    /// # Panics
+    /// If the relays cannot listen.
+    pub fn fronting(&self, host: &str, port: u16, alpn: &[&str], delay: Duration) -> World {
+        let number = NEXT_ADDRESS.fetch_add(1, Ordering::Relaxed);
+        let near = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 77, number, 1)), 443);
+        let far = SocketAddr::new(IpAddr::V4(Ipv4Addr::new(127, 78, number, 1)), 443);
+        let tls = self.authority.server_config(alpn).expect("a TLS configuration");
+        let server = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port);
+        self.runtime.block_on(crate::relay::terminate(near, tls, server)).expect("an end of TLS");
+        self.runtime
+            .block_on(crate::relay::spawn(far, near, Distance { delay, window: None }))
+            .expect("a relay");
+        let mut world = self.world.clone();
+        world.hosts.insert(host.to_owned(), far.ip());
+        world
     }
 
     /// The same world with the AI hosts behind a relay over `distance`.

@@ -3,10 +3,11 @@
 //! It may also be narrow: only so many bytes are on their way at once, and the rest waits in the sender's socket.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::Instant;
 
@@ -47,6 +48,30 @@ pub async fn spawn(listen: SocketAddr, target: SocketAddr, distance: Distance) -
                     pump(from_client, to_server, distance, established),
                     pump(from_server, to_client, distance, established)
                 );
+            });
+        }
+    });
+    Ok(())
+}
+
+/// Listens on `listen`, ends TLS with `tls`, and relays the plaintext to `server`, until the runtime ends.
+pub async fn terminate(
+    listen: SocketAddr,
+    tls: Arc<rustls::ServerConfig>,
+    server: SocketAddr,
+) -> anyhow::Result<()> {
+    let listener = TcpListener::bind(listen).await?;
+    let acceptor = tokio_rustls::TlsAcceptor::from(tls);
+    tokio::spawn(async move {
+        while let Ok((inbound, _)) = listener.accept().await {
+            let acceptor = acceptor.clone();
+            tokio::spawn(async move {
+                let _ = inbound.set_nodelay(true);
+                let Ok(mut inbound) = acceptor.accept(inbound).await else { return };
+                let Ok(mut outbound) = TcpStream::connect(server).await else { return };
+                let _ = outbound.set_nodelay(true);
+                // A client that hangs up in the middle is part of the tests.
+                let _ = tokio::io::copy_bidirectional(&mut inbound, &mut outbound).await;
             });
         }
     });

@@ -1,11 +1,11 @@
-//! Finds or installs the real clients: Python with the official SDKs, Node with the official SDK, curl.
+//! Finds or installs the real clients: Python and Node with the official SDKs, curl; and what stands in for servers.
 //!
 //! What is installed goes below `target/lab` of the workspace and is kept between runs; a file with the list of
 //! packages says whether it is complete.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use anyhow::{Context, bail};
 
@@ -15,8 +15,23 @@ const PYTHON_PACKAGES: &[&str] = &["openai==3.54.0", "anthropic==2.12.0", "httpx
 /// Packages of the Python environment of QUIC clients.
 const QUIC_PACKAGES: &[&str] = &["aioquic==1.7.2"];
 
+/// Packages of the Python environment of other protocols' servers and clients.
+const PEER_PACKAGES: &[&str] = &[
+    "websockets==17.4",
+    "grpcio==1.85.1",
+    "google-ai-generativelanguage==0.12.1",
+    "httpx[http2,brotli]==0.28.1",
+];
+
 /// Packages of the Node project.
 const NODE_PACKAGES: &[&str] = &["openai@7"];
+
+/// Packages of the Node project of gRPC servers and clients.
+const GRPC_PACKAGES: &[&str] =
+    &["@grpc/grpc-js@1.14.7", "@grpc/proto-loader@0.8.1", "google-proto-files@5.0.3"];
+
+/// Held while something is installed: tests of one process want the same at the same time.
+static INSTALLING: Mutex<()> = Mutex::new(());
 
 /// Root of the workspace.
 pub fn workspace() -> PathBuf {
@@ -57,7 +72,8 @@ impl Toolbox {
                 }
             };
             toolbox.python = keep(python(), &mut toolbox.missing);
-            toolbox.node = keep(node(&toolbox.node_dir), &mut toolbox.missing);
+            let node = node_project(&toolbox.node_dir, NODE_PACKAGES);
+            toolbox.node = keep(node, &mut toolbox.missing);
             toolbox.curl = keep(which("curl"), &mut toolbox.missing);
             toolbox
         })
@@ -81,11 +97,23 @@ pub fn quic_python() -> anyhow::Result<PathBuf> {
     environment("quic", QUIC_PACKAGES)
 }
 
+/// Python with `websockets`, `grpcio`, Google's client of the Gemini API, and `httpx` with HTTP/2.
+pub fn peer_python() -> anyhow::Result<PathBuf> {
+    environment("peers", PEER_PACKAGES)
+}
+
+/// Node, and the folder with `node_modules` that have gRPC.
+pub fn grpc_node() -> anyhow::Result<(PathBuf, PathBuf)> {
+    let dir = lab_dir().join("grpc");
+    Ok((node_project(&dir, GRPC_PACKAGES)?, dir))
+}
+
 fn python() -> anyhow::Result<PathBuf> {
     environment("venv", PYTHON_PACKAGES)
 }
 
 fn environment(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = lab_dir().join(name);
     let python = dir.join("bin/python");
     let stamp = dir.join("packages");
@@ -102,10 +130,11 @@ fn environment(name: &str, packages: &[&str]) -> anyhow::Result<PathBuf> {
     Ok(python)
 }
 
-fn node(dir: &Path) -> anyhow::Result<PathBuf> {
+fn node_project(dir: &Path, packages: &[&str]) -> anyhow::Result<PathBuf> {
+    let _alone = INSTALLING.lock().unwrap_or_else(PoisonError::into_inner);
     let node = which("node")?;
     let stamp = dir.join("packages");
-    let wanted = NODE_PACKAGES.join(" ");
+    let wanted = packages.join(" ");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(node);
     }
@@ -114,7 +143,7 @@ fn node(dir: &Path) -> anyhow::Result<PathBuf> {
     run(Command::new(which("npm")?)
         .args(["install", "--no-fund", "--no-audit", "--silent", "--prefix"])
         .arg(dir)
-        .args(NODE_PACKAGES))?;
+        .args(packages))?;
     std::fs::write(&stamp, wanted).with_context(|| format!("writing {}", stamp.display()))?;
     Ok(node)
 }

@@ -1,8 +1,8 @@
-//! `lab setup`: installs the real clients of the end-to-end tests and says what could not be had.
+//! `lab setup`: installs the real clients and servers of the tests and says what could not be had.
 
 use std::process::ExitCode;
 
-use e2e::toolbox::Toolbox;
+use e2e::toolbox::{self, Toolbox};
 
 fn main() -> ExitCode {
     let toolbox = Toolbox::get();
@@ -12,8 +12,18 @@ fn main() -> ExitCode {
             None => println!("{name}: missing"),
         }
     }
-    for line in &toolbox.missing {
-        eprintln!("lab: {line}");
+    let others = [
+        ("python for QUIC", toolbox::quic_python()),
+        ("python for WebSockets and gRPC", toolbox::peer_python()),
+        ("node for gRPC", toolbox::grpc_node().map(|(node, _)| node)),
+    ];
+    let mut missing = toolbox.missing.clone();
+    for (name, found) in others {
+        match found {
+            Ok(path) => println!("{name}: {}", path.display()),
+            Err(error) => missing.push(format!("{name}: {error:#}")),
+        }
     }
-    if toolbox.missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+    missing.iter().for_each(|line| eprintln!("lab: {line}"));
+    if missing.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
