@@ -248,8 +248,10 @@ pub struct Exchange {
     pub trace_id: Option<Box<str>>,
     /// What the response says of the account's limits.
     pub rate_limits: RateLimits,
-    /// Earlier requests of the same process with the same target and body within [`crate::limits::RETRY_WINDOW_NS`];
-    /// `None` if the body was not seen whole or there is none.
+    /// Earlier attempts at it: requests of the same process with the same target and body that were refused, broke off or
+    /// were never answered, since the last that succeeded and none of them [`crate::limits::RETRY_WINDOW_NS`] after the
+    /// one before; at most 64. The same request made again after a good answer is not a retry, and neither is one that was
+    /// made beside it. `None` if the body was not seen whole or there is none.
     pub retries: Option<u32>,
     /// Bytes of the request body on the wire.
     pub request_bytes: Option<u64>,

@@ -431,8 +431,9 @@ pub struct Exchange {
     /// Wait that the provider asks for before another attempt.
     #[prost(uint64, optional, tag = "31")]
     pub retry_after_ms: ::core::option::Option<u64>,
-    /// Earlier requests of the same process with the same target and body, none of them more than two minutes after the
-    /// one before. Absent: the body was not seen whole, or there is none.
+    /// Earlier requests of the same process with the same target and body that were refused, broke off or were never
+    /// answered, since the last that succeeded, none of them more than two minutes after the one before. Absent: the body
+    /// was not seen whole, or there is none.
     #[prost(uint32, optional, tag = "32")]
     pub retries: ::core::option::Option<u32>,
     /// Fields where something stood that is not kept, because it is not a name: it may have been content.

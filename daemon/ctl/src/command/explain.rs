@@ -203,7 +203,7 @@ fn record_lines(page: &mut Page, record: &AttributionRecord) {
 /// What else helps to understand a call: retries, limits, tools.
 fn call_lines(page: &mut Page, call: &Exchange) {
     if let Some(retries) = call.retries.filter(|retries| *retries > 0) {
-        page.line(format!("            same request made {} times before", text::count(retries.into())));
+        page.line(format!("            same request failed {} times before", text::count(retries.into())));
     }
     for limit in &call.rate_limits {
         let reset = match (limit.reset_after_ms, &limit.reset_at) {

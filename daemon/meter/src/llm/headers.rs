@@ -11,6 +11,7 @@ use super::{names, rates};
 use crate::attribution::TenantName;
 use crate::exchange::{Exchange, Place, Withheld};
 use crate::http::{Header, header};
+use crate::time::UnixNanos;
 
 /// Keys for fingerprints of API keys, one per tenant: the same API key looks different to two tenants, and nobody
 /// without the key can test a guess.
@@ -77,8 +78,8 @@ pub fn of_request(headers: &[Header<'_>], exchange: &mut Exchange) {
     exchange.project = first(headers, &["openai-project"], Place::Project, withheld);
 }
 
-/// Notes what a response's fields say. What the server says of the account outranks the request.
-pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange) {
+/// Notes what a response's fields say, which came at `now`. What the server says of the account outranks the request.
+pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange, now: UnixNanos) {
     const REQUEST_IDS: [&str; 9] = [
         "x-request-id",
         "request-id",
@@ -99,7 +100,7 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange) {
     exchange.project = project.or_else(|| exchange.project.take());
     exchange.service_tier =
         first(headers, &["x-gemini-service-tier"], Place::ServiceTier, withheld).map(Into::into);
-    exchange.rate_limits = rates::of(headers);
+    exchange.rate_limits = rates::of(headers, now);
 }
 
 /// The name in the first of the fields `names` that is there and not empty.

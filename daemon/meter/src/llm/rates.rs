@@ -4,9 +4,14 @@
 //! Anthropic: `anthropic-ratelimit-{requests,tokens,input-tokens,output-tokens}-{limit,remaining,reset}`, resets in RFC
 //! 3339. Mistral, Cerebras, Hugging Face name the window too (`-req-minute`, `-tokens-day`): the shortest is taken.
 //! Together, OpenRouter and the IETF draft count requests without saying so (`x-ratelimit-remaining`).
+//!
+//! `retry-after` is a number of seconds or a date. A date is of the server's clock, which its `date` shows; without that
+//! the caller's is taken.
+
+use std::time::UNIX_EPOCH;
 
 use crate::exchange::{RateLimit, RateLimits, RateUnit, Reset};
-use crate::http::Header;
+use crate::http::{Header, header};
 use crate::time::UnixNanos;
 
 /// Which of the three numbers of a limit a field is.
@@ -41,8 +46,8 @@ const UNITS: [(&str, RateUnit, u8); 20] = [
     ("input-images", RateUnit::InputImages, 0),
 ];
 
-/// The limits that a response's fields state.
-pub fn of(headers: &[Header<'_>]) -> RateLimits {
+/// The limits that a response's fields state, of which the caller's clock shows `now`.
+pub fn of(headers: &[Header<'_>], now: UnixNanos) -> RateLimits {
     let mut found = RateLimits::default();
     let mut ranks = [u8::MAX; 5];
     let mut milliseconds = false;
@@ -54,9 +59,9 @@ pub fn of(headers: &[Header<'_>]) -> RateLimits {
                 (found.retry_after_ms, milliseconds) = (Some(wait), true);
             }
         } else if field.name.eq_ignore_ascii_case("retry-after") {
-            // The other form is a date, which says nothing without the provider's clock.
             if !milliseconds {
-                found.retry_after_ms = scaled(value, 3);
+                let until = || wait(value, header(headers, "date").and_then(date).unwrap_or(now));
+                found.retry_after_ms = scaled(value, 3).or_else(until);
             }
         } else if let Some((unit, rank, part)) = meaning(field.name) {
             note(&mut found.limits, &mut ranks, unit, rank, part, value);
@@ -118,6 +123,17 @@ fn meaning(name: &str) -> Option<(RateUnit, u8, Part)> {
     let (first, words) = rest.split_once('-').unwrap_or((rest, ""));
     let (unit, rank) = unit(words)?;
     Some((unit, rank, part(first)?))
+}
+
+/// The wait until a date (RFC 9110, 10.2.3) from `now`, in ms, rounded up; 0 if it is over.
+fn wait(text: &str, now: UnixNanos) -> Option<u64> {
+    date(text).map(|until| until.0.saturating_sub(now.0).div_ceil(1_000_000))
+}
+
+/// A date of HTTP in any of its forms (RFC 9110, 5.6.7).
+fn date(text: &str) -> Option<UnixNanos> {
+    let since = httpdate::parse_http_date(text).ok()?.duration_since(UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_nanos()).ok().map(UnixNanos)
 }
 
 /// A number times `10^power`, rounded up; fractions only with a power.
@@ -258,7 +274,7 @@ mod tests {
                     Header { name, value: value.as_bytes() }
                 })
                 .collect();
-            assert_eq!(show(&of(&headers)), expected, "{fields}");
+            assert_eq!(show(&of(&headers, UnixNanos(0))), expected, "{fields}");
         }
         check(
             "x-ratelimit-limit-requests: 30000, x-ratelimit-limit-tokens: 150000000, \
@@ -295,6 +311,27 @@ mod tests {
         );
         check("x-ratelimit-remaining-tokens: 99999999999999999999999999", "-");
         check("x-ratelimit-remaining-tokens: -1", "-");
+    }
+
+    #[test]
+    fn a_date_is_of_the_servers_clock() {
+        const NOW: UnixNanos = UnixNanos(784_111_777_500_000_000);
+        fn check(retry_after: &str, date: &str, expected: Option<u64>) {
+            let headers = [("Retry-After", retry_after), ("Date", date)]
+                .map(|(name, value)| Header { name, value: value.as_bytes() });
+            assert_eq!(of(&headers, NOW).retry_after_ms, expected, "{retry_after}, {date}");
+        }
+        let at = "Sun, 06 Nov 1994 08:49:37 GMT";
+        check("Sun, 06 Nov 1994 08:50:07 GMT", at, Some(30_000));
+        // Without one, the caller's: half a second later.
+        check("Sun, 06 Nov 1994 08:50:07 GMT", "", Some(29_500));
+        check("Sun, 06 Nov 1994 08:50:07 GMT", "yesterday", Some(29_500));
+        check("Sunday, 06-Nov-94 08:50:07 GMT", at, Some(30_000));
+        check("Sun Nov  6 08:50:07 1994", at, Some(30_000));
+        check(at, "Sun, 06 Nov 1994 09:49:37 GMT", Some(0));
+        check("30", at, Some(30_000));
+        check("Sun, 06 Nov 1994", at, None);
+        check("Sun, 06 Nov 1964 08:49:37 GMT", at, None);
     }
 
     #[test]

@@ -1,4 +1,8 @@
-//! Requests that a process makes again: the same target and body within a window.
+//! Requests that a process makes again because they failed: the same target and body within a window.
+//!
+//! What fails is refused, breaks off or is never answered. The same request again after a good answer is no retry, and
+//! neither is one of several that are made side by side. Which of the earlier attempts failed is looked at when an attempt
+//! is over: a connection that is given up may be seen to end only after the next one was opened.
 //!
 //! What is remembered of a request is a keyed hash (SipHash-1-3, 128 bits; the key is random for every start and handed
 //! in) beside its process, bounded, and forgotten when the window is over. It never leaves this file.
@@ -33,9 +37,33 @@ type Request = (ProcessKey, u128);
 
 #[derive(Default)]
 struct Recent {
-    /// When it was heard of last, and how often it was made.
-    requests: HashMap<Request, (Moment, u32)>,
+    requests: HashMap<Request, Known>,
     by_time: BTreeSet<(Moment, Request)>,
+}
+
+/// What is known of a request.
+#[derive(Clone, Copy)]
+struct Known {
+    /// When it was heard of last.
+    heard: Moment,
+    history: History,
+}
+
+/// Attempts at a request since it was first made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct History {
+    /// When that was: a request that was forgotten has another history.
+    since: Moment,
+    made: u32,
+    /// Attempts that failed since the last that did not, the first 64 one bit each.
+    failed: u64,
+}
+
+impl History {
+    /// The attempts before the one of this number.
+    fn before(number: u32) -> u64 {
+        1u64.checked_shl(number).map_or(u64::MAX, |bit| bit - 1)
+    }
 }
 
 impl Attempts {
@@ -54,28 +82,40 @@ impl Attempts {
         Attempt { process, state: State::Sending { hasher, bytes: 0 }, attempts: self.clone() }
     }
 
-    /// Counts the request; how often it was made before.
-    fn made(&self, request: Request, now: Moment) -> u32 {
+    /// Counts an attempt; what was known before it.
+    fn made(&self, request: Request, now: Moment) -> History {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
         recent.forget(now);
-        let before = recent.requests.get(&request).map_or(0, |(_, made)| *made);
-        recent.put(request, now, before.saturating_add(1));
+        let known = recent.requests.get(&request).map(|known| known.history);
+        let before = known.unwrap_or(History { since: now, made: 0, failed: 0 });
+        recent.put(request, now, History { made: before.made.saturating_add(1), ..before });
         before
     }
 
-    /// The request is still under way.
-    fn heard(&self, request: Request, now: Moment) {
+    /// The attempt before which `before` was known is over, well or not: how many before it failed.
+    fn over(&self, request: Request, before: History, failed: bool, now: Moment) -> u32 {
         let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let number = before.made;
+        let known = recent.requests.get(&request).map(|known| known.history);
         // It may have been forgotten while its answer took long.
-        let made = recent.requests.get(&request).map_or(1, |(_, made)| *made);
-        recent.put(request, now, made);
+        let known = known.filter(|known| known.since == before.since);
+        let mut history = known.unwrap_or(History { made: number.saturating_add(1), ..before });
+        let earlier = (before.failed | history.failed) & History::before(number);
+        let upto = History::before(number.saturating_add(1));
+        history.failed = match failed {
+            true => history.failed | upto & !History::before(number),
+            // What comes next is no retry of these.
+            false => history.failed & !upto,
+        };
+        recent.put(request, now, history);
+        earlier.count_ones()
     }
 }
 
 impl Recent {
-    fn put(&mut self, request: Request, now: Moment, made: u32) {
-        if let Some((heard, _)) = self.requests.insert(request, (now, made)) {
-            self.by_time.remove(&(heard, request));
+    fn put(&mut self, request: Request, now: Moment, history: History) {
+        if let Some(known) = self.requests.insert(request, Known { heard: now, history }) {
+            self.by_time.remove(&(known.heard, request));
         }
         self.by_time.insert((now, request));
         if self.requests.len() > ATTEMPTS_MAX
@@ -107,7 +147,10 @@ enum State {
         hasher: SipHasher13,
         bytes: u64,
     },
-    Sent(u128),
+    Sent {
+        hash: u128,
+        before: History,
+    },
     /// Its body was not seen whole, or it has none.
     Unknown,
 }
@@ -133,24 +176,20 @@ impl Attempt {
         self.state = State::Unknown;
     }
 
-    /// The body is over: how often the same request was made before; `None` if it has no body or it was not seen whole.
-    pub(super) fn sent(&mut self, whole: bool, now: Moment) -> Option<u32> {
+    /// The body is over. One that was not seen `whole`, and none, is not compared.
+    pub(super) fn sent(&mut self, whole: bool, now: Moment) {
         let hash = match &self.state {
             State::Sending { hasher, bytes: 1.. } if whole => hasher.finish128().as_u128(),
-            _ => {
-                self.state = State::Unknown;
-                return None;
-            }
+            _ => return self.state = State::Unknown,
         };
-        self.state = State::Sent(hash);
-        Some(self.attempts.made((self.process, hash), now))
+        self.state = State::Sent { hash, before: self.attempts.made((self.process, hash), now) };
     }
 
-    /// Its response is over, however it ended: the window runs from here.
-    pub(super) fn over(&mut self, now: Moment) {
-        if let State::Sent(hash) = self.state {
-            self.attempts.heard((self.process, hash), now);
-        }
+    /// It is over, well or not, and the window runs from here: how many attempts before it failed. `None` if that is not
+    /// known.
+    pub(super) fn over(&mut self, failed: bool, now: Moment) -> Option<u32> {
+        let State::Sent { hash, before } = self.state else { return None };
+        Some(self.attempts.over((self.process, hash), before, failed, now))
     }
 }
 
@@ -163,10 +202,16 @@ mod tests {
     const HEAD: [&str; 3] = ["api.example", "POST", "/v1/x"];
     const ONE: ProcessKey = ProcessKey { pid: 1, start_ticks: 5 };
 
-    fn send(attempts: &Attempts, process: ProcessKey, head: [&str; 3], body: &[u8], now: u64) -> Option<u32> {
+    fn send(attempts: &Attempts, process: ProcessKey, head: [&str; 3], body: &[u8], now: u64) -> Attempt {
         let mut attempt = attempts.begin(process, head);
         attempt.push(body);
-        attempt.sent(true, Moment(now))
+        attempt.sent(true, Moment(now));
+        attempt
+    }
+
+    /// An attempt that fails at once: how many failed before.
+    fn fail(attempts: &Attempts, process: ProcessKey, head: [&str; 3], body: &[u8], now: u64) -> Option<u32> {
+        send(attempts, process, head, body, now).over(true, Moment(now))
     }
 
     #[test]
@@ -174,7 +219,7 @@ mod tests {
         let attempts = Attempts::new([1; 16]);
         let other = ProcessKey { pid: 1, start_ticks: 6 };
         let check = |process, head, body: &str, now: u64, expected| {
-            assert_eq!(send(&attempts, process, head, body.as_bytes(), now), expected, "{body} at {now}");
+            assert_eq!(fail(&attempts, process, head, body.as_bytes(), now), expected, "{body} at {now}");
         };
         check(ONE, HEAD, "a", 10, Some(0));
         check(ONE, HEAD, "a", 20, Some(1));
@@ -187,14 +232,64 @@ mod tests {
         check(ONE, HEAD, "", 70, None);
     }
 
+    /// Attempts at one request: each is sent or ends, well or not, in the order of the script.
+    #[test]
+    fn only_what_failed_before_is_retried() {
+        enum Do {
+            Send(usize),
+            Fail(usize, u32),
+            Succeed(usize, u32),
+        }
+        use Do::{Fail, Send, Succeed};
+        let check = |name: &str, script: &[Do]| {
+            let attempts = Attempts::new([1; 16]);
+            let mut made: Vec<Option<Attempt>> = (0..5).map(|_| None).collect();
+            for (at, step) in script.iter().enumerate() {
+                let now = at as u64;
+                let (number, failed, expected) = match step {
+                    Send(number) => {
+                        made[*number] = Some(send(&attempts, ONE, HEAD, b"a", now));
+                        continue;
+                    }
+                    Fail(number, expected) => (number, true, expected),
+                    Succeed(number, expected) => (number, false, expected),
+                };
+                let over = made[*number].as_mut().and_then(|made| made.over(failed, Moment(now)));
+                assert_eq!(over, Some(*expected), "{name}, step {at}");
+            }
+        };
+        check("again after a good answer", &[Send(0), Succeed(0, 0), Send(1), Succeed(1, 0)]);
+        check("side by side", &[Send(0), Send(1), Send(2), Succeed(1, 0), Succeed(2, 0), Succeed(0, 0)]);
+        check(
+            "until it works, and once more",
+            &[Send(0), Fail(0, 0), Send(1), Fail(1, 1), Send(2), Succeed(2, 2), Send(3), Succeed(3, 0)],
+        );
+        check("given up, which is seen later", &[Send(0), Send(1), Fail(0, 0), Succeed(1, 1)]);
+        check(
+            "what fails later was not retried by an earlier one",
+            &[Send(0), Send(1), Fail(1, 0), Succeed(0, 0)],
+        );
+        check(
+            "another good answer meanwhile",
+            &[Send(0), Fail(0, 0), Send(1), Send(2), Succeed(1, 1), Succeed(2, 1), Send(3), Succeed(3, 0)],
+        );
+        let attempts = Attempts::new([1; 16]);
+        for number in 0..200 {
+            assert_eq!(fail(&attempts, ONE, HEAD, b"a", number), Some(number.min(64) as u32));
+        }
+    }
+
     #[test]
     fn the_window_runs_from_the_end_of_the_answer() {
         let attempts = Attempts::new([1; 16]);
-        let mut attempt = attempts.begin(ONE, HEAD);
-        attempt.push(b"a");
-        assert_eq!(attempt.sent(true, Moment(0)), Some(0));
-        attempt.over(Moment(3 * RETRY_WINDOW_NS));
-        assert_eq!(send(&attempts, ONE, HEAD, b"a", 4 * RETRY_WINDOW_NS), Some(1));
+        let mut attempt = send(&attempts, ONE, HEAD, b"a", 0);
+        assert_eq!(attempt.over(true, Moment(3 * RETRY_WINDOW_NS)), Some(0));
+        assert_eq!(fail(&attempts, ONE, HEAD, b"a", 4 * RETRY_WINDOW_NS), Some(1));
+        // Forgotten while a later attempt took its time.
+        let mut slow = send(&attempts, ONE, HEAD, b"a", 4 * RETRY_WINDOW_NS + 1);
+        send(&attempts, ONE, HEAD, b"b", 6 * RETRY_WINDOW_NS);
+        assert_eq!(slow.over(true, Moment(7 * RETRY_WINDOW_NS)), Some(2));
+        assert_eq!(fail(&attempts, ONE, HEAD, b"a", 7 * RETRY_WINDOW_NS), Some(3));
     }
 
     #[test]
@@ -206,26 +301,23 @@ mod tests {
             if gap {
                 attempt.gap();
             }
-            assert_eq!(attempt.sent(whole, Moment(1)), None);
-            attempt.over(Moment(2));
+            attempt.sent(whole, Moment(1));
+            assert_eq!(attempt.over(true, Moment(2)), None);
         }
-        assert_eq!(send(&attempts, ONE, HEAD, b"a", 3), Some(0));
+        assert_eq!(fail(&attempts, ONE, HEAD, b"a", 3), Some(0));
     }
 
     #[test]
     fn what_is_remembered_is_bounded() {
         let attempts = Attempts::new([1; 16]);
         for number in 0..2 * ATTEMPTS_MAX as u64 {
-            send(&attempts, ONE, HEAD, &number.to_le_bytes(), number);
+            fail(&attempts, ONE, HEAD, &number.to_le_bytes(), number);
         }
         let recent = attempts.recent.lock().expect("no panic while it was held");
         assert_eq!((recent.requests.len(), recent.by_time.len()), (ATTEMPTS_MAX, ATTEMPTS_MAX));
         drop(recent);
-        assert_eq!(
-            send(&attempts, ONE, HEAD, &0u64.to_le_bytes(), 3 * ATTEMPTS_MAX as u64),
-            Some(0),
-            "the oldest"
-        );
+        let oldest = fail(&attempts, ONE, HEAD, &0u64.to_le_bytes(), 3 * ATTEMPTS_MAX as u64);
+        assert_eq!(oldest, Some(0));
         assert_eq!(format!("{attempts:?}"), "Attempts");
     }
 
@@ -237,7 +329,7 @@ mod tests {
             key: [u8; 16],
         ) {
             let attempts = Attempts::new(key);
-            send(&attempts, ONE, HEAD, &body, 1);
+            fail(&attempts, ONE, HEAD, &body, 1);
             let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(body.len())).collect();
             cuts.sort_unstable();
             let mut attempt = attempts.begin(ONE, HEAD);
@@ -246,10 +338,11 @@ mod tests {
                 attempt.push(&body[from..upto]);
                 from = upto;
             }
-            prop_assert_eq!(attempt.sent(true, Moment(2)), Some(1));
+            attempt.sent(true, Moment(2));
+            prop_assert_eq!(attempt.over(true, Moment(2)), Some(1));
             let mut longer = body.clone();
             longer.push(0);
-            prop_assert_eq!(send(&attempts, ONE, HEAD, &longer, 3), Some(0));
+            prop_assert_eq!(fail(&attempts, ONE, HEAD, &longer, 3), Some(0));
         }
     }
 }

@@ -60,6 +60,8 @@ pub(super) struct Open {
     coding_unknown: Option<Budget>,
     request_ended: bool,
     response: Option<End>,
+    /// When the response ended.
+    over_at: Moment,
     _lease: Lease,
 }
 
@@ -93,6 +95,7 @@ impl Open {
             coding_unknown: None,
             request_ended: false,
             response: None,
+            over_at: Moment(0),
             _lease: lease,
         }
     }
@@ -171,7 +174,7 @@ impl Open {
 
     pub(super) fn request_end(&mut self, end: End, now: Moment) {
         self.asked.finish();
-        self.exchange.retries = self.attempt.sent(end == End::Complete, now);
+        self.attempt.sent(end == End::Complete, now);
         self.request_ended = true;
     }
 
@@ -270,7 +273,7 @@ impl Open {
         if self.exchange.timing.first_byte.is_some() {
             self.exchange.timing.ended = Some(now);
         }
-        self.attempt.over(now);
+        self.over_at = now;
         self.response = Some(end);
     }
 
@@ -282,11 +285,13 @@ impl Open {
             dialect,
             ref mut asked,
             ref mut answer,
+            ref mut attempt,
             unreadable,
             labelled_stream,
             response,
             headless,
             failure,
+            over_at,
             ..
         } = *self;
         let end = response.unwrap_or(End::Cut(Reason::Interrupted));
@@ -331,6 +336,9 @@ impl Open {
         if exchange.status.is_some_and(|status| status >= 400) {
             exchange.error.get_or_insert_default();
         }
+        // What was not seen of an answer says nothing of the call.
+        let broke_off = matches!(end, End::Cut(Reason::Interrupted | Reason::NoResponse));
+        exchange.retries = attempt.over(broke_off || exchange.error.is_some(), over_at);
         let cut = match end {
             End::Cut(reason) => Some(reason),
             End::Complete | End::WithConnection => None,

@@ -574,7 +574,7 @@ impl Sink for Meter<'_> {
             let exchange = open.exchange_mut();
             exchange.status = (head.status != 0).then_some(head.status);
             exchange.response_bytes = Some(0);
-            headers::of_response(head.headers, exchange);
+            headers::of_response(head.headers, exchange, self.shared.clock.at(now));
             let talk = open.becomes_talk(head.status);
             if head.status == 101 || talk {
                 open.exchange_mut().reason = Some(Reason::Upgraded);

@@ -48,7 +48,7 @@ impl Explanation {
         }
         if let Some(retries @ 1..) = exchange.retries {
             self.steps.push(format!(
-                "retry: the same process made the same request {retries} times before, never two minutes apart"
+                "retry: {retries} earlier attempts of the same process at this request failed, never two minutes apart"
             ));
         }
         for place in exchange.withheld.places() {

@@ -83,7 +83,7 @@ fn what_is_no_name_is_withheld_and_the_record_says_so() {
 }
 
 #[test]
-fn a_request_made_again_is_a_retry_also_on_another_connection() {
+fn a_request_made_again_after_a_failure_is_a_retry_also_on_another_connection() {
     let mut driver = Driver::new("api.openai.com", false);
     let retries = |driver: &mut Driver, body: &str, status| {
         driver.sent(&post("/v1/chat/completions", body));
@@ -95,6 +95,15 @@ fn a_request_made_again_is_a_retry_also_on_another_connection() {
     driver.reconnect("api.openai.com");
     assert_eq!(retries(&mut driver, REQUEST, 200), Some(2));
     assert_eq!(retries(&mut driver, r#"{"model":"other"}"#, 200), Some(0));
+    assert_eq!(retries(&mut driver, REQUEST, 200), Some(0), "after a good answer");
+    // One that is given up, and one that a stream's event refuses.
+    driver.sent(&post("/v1/chat/completions", REQUEST));
+    driver.reconnect("api.openai.com");
+    assert_eq!(driver.outcome().one().retries, Some(0));
+    driver.sent(&post("/v1/chat/completions", REQUEST));
+    driver.received(&chunked("", b"data: {\"error\":{\"type\":\"overloaded\"}}\n\n", 1_000));
+    assert_eq!(driver.outcome().one().retries, Some(1));
+    assert_eq!(retries(&mut driver, REQUEST, 200), Some(2));
 }
 
 #[test]
