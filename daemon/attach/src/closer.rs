@@ -1,7 +1,12 @@
 //! Closes descriptors whose close is slow, on a thread of its own, many at a time.
 //!
-//! Closing the last descriptor of a uprobe waits for grace periods of the kernel (10 to 80 ms), closing an AF_PACKET socket 6 to 16 ms. Waits of several threads share their
-//! grace periods, so a batch closed in parallel takes little longer than one. The thread that attaches never closes.
+//! Closing the last descriptor of a uprobe waits for grace periods of the kernel (10 to 80 ms), closing an AF_PACKET
+//! socket 6 to 16 ms. Waits of several threads share their grace periods, so a batch closed in parallel takes little
+//! longer than one. The thread that attaches never closes.
+//!
+//! Each uprobe that is let go takes the kernel's lock that an attach needs, for microseconds unless its holder loses the
+//! processor; whoever attaches waits for all that came before. So few are closed at a time while processes are armed,
+//! and with the same priority; only at the end, when nobody attaches any more, as many as there are.
 
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
@@ -12,8 +17,10 @@ use std::thread;
 
 use crate::settings::tracefs;
 
-/// Threads of one batch. They sleep in the kernel; each costs a stack of which a page or two is touched.
-const PARALLEL_MAX: usize = 64;
+/// Threads of one batch.
+const PARALLEL: usize = 3;
+/// Threads at the end. They sleep in the kernel; each costs a stack of which a page or two is touched.
+const PARALLEL_AT_END: usize = 64;
 
 type Done = Box<dyn FnOnce() + Send>;
 
@@ -105,7 +112,7 @@ fn work(queue: &Receiver<Job>, backlog: &AtomicU32) {
             held.extend(job.held);
             finished.push(job.done);
         }
-        close_all(held);
+        close(held, PARALLEL);
         for done in finished {
             backlog.fetch_sub(1, Ordering::Relaxed);
             done();
@@ -113,9 +120,13 @@ fn work(queue: &Receiver<Job>, backlog: &AtomicU32) {
     }
 }
 
-/// Closes everything and returns when it is closed.
+/// Closes everything and returns when it is closed: at the end, when nobody attaches any more.
 pub(crate) fn close_all(held: Vec<Held>) {
-    let threads = PARALLEL_MAX.min(held.len());
+    close(held, PARALLEL_AT_END);
+}
+
+fn close(held: Vec<Held>, threads: usize) {
+    let threads = threads.min(held.len());
     if threads <= 1 {
         return drop(held);
     }

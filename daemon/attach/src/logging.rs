@@ -39,6 +39,7 @@ pub(crate) fn follow_kernel(ebpf: &mut Ebpf) {
 }
 
 fn follow(mut logger: EbpfLogger<Limited>) {
+    crate::sys::go_last();
     loop {
         let ready = {
             let mut waiting = [PollFd::new(logger.as_fd(), PollFlags::POLLIN)];

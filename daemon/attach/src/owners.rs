@@ -60,6 +60,7 @@ impl Owners {
 }
 
 fn work(queue: &Receiver<Question>, mount: u64) {
+    crate::sys::go_last();
     while let Ok(Question { inode, uid, answer }) = queue.recv() {
         answer(owner(inode, uid, mount).ok_or(Refused::Gone));
     }

@@ -188,6 +188,9 @@ fn arm(socket: &Arc<OwnedFd>, options: &Options, limits: &mut Limits) -> Result<
         .map_err(|error| limits.add(Limit::NoWarmEvent, &format!("perf event: {error}")))
         .ok();
     let events = open_tracepoints(&tracefs);
+    if let Err(error) = crate::sys::go_first() {
+        tracing::info!(%error, "attaching waits its turn on a busy node: no CAP_SYS_NICE at the start");
+    }
     life::confine(&needed)
         .map_err(|why| (Limit::MissingCapability, format!("dropping capabilities: {why}")))?;
 

@@ -10,6 +10,7 @@ pub mod doctor;
 pub mod error;
 pub mod memory;
 mod metering;
+mod priority;
 pub mod privileges;
 pub mod replay;
 pub mod resolve;
@@ -100,9 +101,11 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let prepared = store::prepare(&options.layout(), &config.tenant_names(), owner)?;
     let socket = supervise::listen(&options.socket(&config), identity, group)?;
     let source = source::open(options, &config);
+    let ordinary = priority::raise();
     privileges::confine(identity, source.needs_cap_bpf())?;
     // ---- Nothing below this line has a right, and only below it are there threads.
 
+    let urgent = priority::Reserved::make(&capture::THREADS, ordinary).context("making threads")?;
     let stores = store::open(prepared, store_options(&config));
     let _upkeep = upkeep::spawn(stores.clone())?;
     let metering = metering::Shared::new(&config, &stores)?;
@@ -110,7 +113,7 @@ pub fn run(options: &Options) -> Result<(), Failure> {
     let (stop, stopping) = watch::channel(false);
     let at_start = source.degradations(identity);
     let mode = source.mode();
-    let capture = source.start(&config, &metering, records)?;
+    let capture = source.start(&config, &metering, records, urgent)?;
     let telemetry = Arc::new(Telemetry {
         started_at,
         mode,

@@ -19,6 +19,7 @@ use crate::capture::status::CaptureStatus;
 use crate::capture::{Capture, CaptureConfig};
 use crate::config::Config;
 use crate::metering;
+use crate::priority::Reserved;
 use crate::privileges::{self, Identity};
 use crate::replay::{Recording, Replay};
 use crate::resolve::{AttacherFiles, Resolver};
@@ -123,6 +124,7 @@ impl Source {
         config: &Config,
         metering: &metering::Shared,
         records: RecordSender,
+        mut urgent: Reserved,
     ) -> anyhow::Result<Running> {
         let status = CaptureStatus::new();
         let lost = Arc::new(Notify::new());
@@ -153,7 +155,7 @@ impl Source {
                         lost.notify_one();
                     }
                 };
-                let attacher = Attacher::start(handle, on_lost)?;
+                let attacher = Attacher::start(handle, &mut urgent, on_lost)?;
                 let settings = CaptureConfig {
                     settings: config.capture.clone(),
                     proc_root: PROC.into(),
@@ -170,6 +172,7 @@ impl Source {
                     identify,
                     &shards,
                     Arc::clone(&status),
+                    urgent,
                 )?;
                 running.live = Some((capture, shards));
             }

@@ -17,6 +17,8 @@ pub struct SessionId(pub u64);
 pub enum IdentifiedBy {
     /// TLS ClientHello on the wire.
     Sni,
+    /// TLS ClientHello of an earlier connection of the same executable to the same address, which is no shared one.
+    SniCached,
     /// DNS answer seen on the wire: arms probes, names nothing.
     Dns,
     /// `getaddrinfo` of the process that connected to one of the answered addresses: arms probes, names nothing.
@@ -36,6 +38,7 @@ impl IdentifiedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             IdentifiedBy::Sni => "sni",
+            IdentifiedBy::SniCached => "sni_cached",
             IdentifiedBy::Dns => "dns",
             IdentifiedBy::Getaddrinfo => "getaddrinfo",
             IdentifiedBy::HostHeader => "host_header",
@@ -50,6 +53,7 @@ impl IdentifiedBy {
         matches!(
             self,
             IdentifiedBy::Sni
+                | IdentifiedBy::SniCached
                 | IdentifiedBy::HostHeader
                 | IdentifiedBy::TlsHostnameCall
                 | IdentifiedBy::Configured

@@ -320,7 +320,7 @@ pub struct Flow {
     pub provider: ::prost::alloc::string::String,
     #[prost(string, tag = "11")]
     pub host: ::prost::alloc::string::String,
-    /// "sni", "dns", "host_header", "tls_hostname_call", "ip_range", "configured" or "getaddrinfo".
+    /// "sni", "sni_cached", "dns", "host_header", "tls_hostname_call", "ip_range", "configured" or "getaddrinfo".
     #[prost(string, tag = "12")]
     pub identified_by: ::prost::alloc::string::String,
     /// "connect", "at_start" or "tap".

@@ -1,4 +1,4 @@
-//! The system calls that no safe wrapper offers: `bpf(2)` and `perf_event_open(2)`.
+//! The system calls that no safe wrapper offers: `bpf(2)`, `perf_event_open(2)`, `setpriority(2)`.
 //!
 //! Each function takes checked arguments and owned or borrowed descriptors and returns an owned descriptor or the
 //! kernel's error. No policy lives here.
@@ -43,4 +43,29 @@ pub(crate) fn give_back_memory() {
     unsafe {
         libc::malloc_trim(0);
     }
+}
+
+/// Of the thread that attaches; 0 is ordinary, -20 the most urgent.
+const URGENT: libc::c_int = -10;
+
+/// Lets the calling thread, and those it makes, go before others: what attaches races with an application's first write,
+/// and on a busy node an ordinary thread waits that long for a processor alone.
+///
+/// # Errors
+/// There is no CAP_SYS_NICE, and the priority is not that already.
+pub(crate) fn go_first() -> io::Result<()> {
+    set_priority(URGENT)
+}
+
+/// Lets the calling thread wait its turn.
+pub(crate) fn go_last() {
+    // Whoever has no right to be raised may lower itself, and was not raised where it may not.
+    let _ = set_priority(0);
+}
+
+#[expect(unsafe_code, reason = "setpriority(2) has no safe wrapper")]
+fn set_priority(nice: libc::c_int) -> io::Result<()> {
+    // SAFETY: no pointers; id 0 is the calling thread (on Linux not the process: setpriority(2)).
+    let done = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, nice) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }

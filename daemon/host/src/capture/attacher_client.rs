@@ -36,8 +36,13 @@ use nix::sys::socket::{
 };
 use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
+use crate::priority::Reserved;
+
 /// The descriptor on which the attacher finds its socket.
 pub const ATTACHER_SOCKET: RawFd = 3;
+
+/// Name of the thread that reads its answers.
+pub(super) const THREAD: &str = "attacher";
 
 /// How the attacher is started.
 #[derive(Clone, Debug)]
@@ -248,8 +253,9 @@ impl Attacher {
     ///
     /// # Errors
     /// The thread cannot be made.
-    pub fn start(
+    pub(crate) fn start(
         handle: AttacherHandle,
+        threads: &mut Reserved,
         on_lost: impl FnOnce() + Send + 'static,
     ) -> anyhow::Result<Attacher> {
         let AttacherHandle { child, pidfd, socket } = handle;
@@ -264,14 +270,12 @@ impl Attacher {
             child: Mutex::new(child),
         });
         let reader = Arc::clone(&shared);
-        std::thread::Builder::new()
-            .name("attacher".into())
-            .spawn(move || {
-                read_replies(&reader, pidfd.as_ref());
-                reader.fail_all();
-                on_lost();
-            })
-            .context("starting the thread that talks to venturi-attach")?;
+        let run = move || {
+            read_replies(&reader, pidfd.as_ref());
+            reader.fail_all();
+            on_lost();
+        };
+        threads.start(THREAD, run).context("starting the thread that talks to venturi-attach")?;
         Ok(Attacher { shared })
     }
 
@@ -527,8 +531,10 @@ mod tests {
     fn answers_find_their_requests_in_any_order_and_loss_ends_the_rest() {
         let (handle, other) = handle();
         let (lost_sender, lost) = mpsc::channel();
-        let attacher =
-            Attacher::start(handle, move || lost_sender.send(()).expect("the test listens")).expect("start");
+        let attacher = Attacher::start(handle, &mut Reserved::default(), move || {
+            lost_sender.send(()).expect("the test listens");
+        })
+        .expect("start");
         let (sender, answers) = mpsc::channel();
         for index in 0..3_u64 {
             let sender = sender.clone();

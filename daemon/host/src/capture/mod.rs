@@ -33,6 +33,7 @@ use anyhow::{Context, bail};
 use meter::directory::Directory;
 
 use crate::config;
+use crate::priority::Reserved;
 use crate::shards::{Learnt, Shards};
 use attacher_client::{Attacher, Greeting};
 use inventory::Inventory;
@@ -40,6 +41,11 @@ use mailbox::Mailbox;
 use planner::{Event, Options, Planner};
 use shell::{Identify, Memory, Shell};
 use status::CaptureStatus;
+
+/// The threads that race with applications: the two here and the one that reads the attacher's answers.
+pub(crate) const THREADS: [&str; 3] = [RING, PLANNER, attacher_client::THREAD];
+const RING: &str = "ring";
+const PLANNER: &str = "planner";
 
 /// Kernel events that may wait for the planner: a burst of some ten thousand connections.
 const EVENTS_WAITING_MAX: usize = 65_536;
@@ -71,7 +77,7 @@ impl Capture {
     /// # Errors
     /// The attacher is not armed, a map is missing or refuses, a thread cannot be made.
     #[expect(clippy::too_many_arguments, reason = "it joins everything that was made before, once")]
-    pub fn start(
+    pub(crate) fn start(
         greeting: Greeting,
         attacher: Attacher,
         inventory: Inventory,
@@ -80,6 +86,7 @@ impl Capture {
         identify: Box<dyn Identify>,
         shards: &Shards,
         status: Arc<CaptureStatus>,
+        mut urgent: Reserved,
     ) -> anyhow::Result<Capture> {
         if !greeting.armed() {
             bail!("capture is not armed: {}", greeting.detail());
@@ -136,9 +143,8 @@ impl Capture {
             status: Arc::clone(&status),
             memory: Memory::new(config.proc_root.clone(), config.sys_root.clone(), programs),
         };
-        let thread = |name: &str| std::thread::Builder::new().name(name.into());
-        let ring = thread("ring").spawn(move || reader.run()).context("starting the ring thread")?;
-        let planner = thread("planner").spawn(move || shell.run()).context("starting the planner thread")?;
+        let ring = urgent.start(RING, move || reader.run()).context("starting the ring thread")?;
+        let planner = urgent.start(PLANNER, move || shell.run()).context("starting the planner thread")?;
         Ok(Capture { mailbox, stop, ring, planner, attacher })
     }
 

@@ -4,7 +4,7 @@
 //! answered through the mailbox, files that it opened are read at once (they are `/proc` and page cache). Who a process
 //! is (its [`Workload`]) is found out while the process lives and kept until the planner forgets it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,6 +35,8 @@ const STARTING: Duration = Duration::from_millis(5);
 const STARTING_NS: u64 = 3_000_000_000;
 /// How often counters are read, the clock is compared and the tap's share is published.
 const HOUSEKEEPING_NS: u64 = 500_000_000;
+/// How often the coverage table is published, at most.
+const PUBLISH_NS: u64 = 50_000_000;
 /// How often routes are read.
 const ROUTES_NS: u64 = 30_000_000_000;
 /// Workloads that are kept.
@@ -64,9 +66,32 @@ pub(super) struct Shell {
     pub(super) memory: Memory,
 }
 
+/// A turn in the life of a process.
+enum Turn {
+    Exec(Box<Task>),
+    Fork(Box<Task>, ProcessKey),
+    Exit(ProcessKey),
+}
+
+impl Turn {
+    fn of(event: &Event) -> Option<Turn> {
+        match event {
+            Event::Kernel(KernelEvent::Exec(exec)) => Some(Turn::Exec(Box::new(exec.task))),
+            Event::Kernel(KernelEvent::Fork(fork)) => {
+                Some(Turn::Fork(Box::new(fork.task), process_key(fork.child_tgid, fork.child_start_ns)))
+            }
+            Event::Kernel(KernelEvent::Exit(exit)) => Some(Turn::Exit(process_key(exit.tgid, exit.start_ns))),
+            _ => None,
+        }
+    }
+}
+
 /// What the thread remembers between turns.
 pub(super) struct Memory {
     workloads: HashMap<ProcessKey, Arc<Workload>>,
+    /// Of processes that the planner has forgotten, as long as their coverage is shown.
+    past: HashMap<ProcessKey, Arc<Workload>>,
+    published: Moment,
     clock: WallClock,
     housekept: Moment,
     routes_read: Moment,
@@ -82,6 +107,8 @@ impl Memory {
     pub(super) fn new(proc_root: PathBuf, sys_root: PathBuf, programs: Vec<u32>) -> Memory {
         Memory {
             workloads: HashMap::new(),
+            past: HashMap::new(),
+            published: Moment::default(),
             clock: WallClock::default(),
             housekept: Moment::default(),
             routes_read: Moment::default(),
@@ -104,7 +131,11 @@ impl Shell {
         let mut starting = true;
         loop {
             let now = monotonic();
-            let longest = if starting { STARTING } else { IDLE };
+            let longest = match () {
+                () if starting => STARTING,
+                () if self.planner.has_changed_rows() => Duration::from_nanos(PUBLISH_NS),
+                () => IDLE,
+            };
             let due = self
                 .planner
                 .deadline()
@@ -120,6 +151,7 @@ impl Shell {
                 let stop = matches!(event, Event::Stop);
                 self.step(event);
                 if stop {
+                    self.memory.published = Moment::default();
                     self.housekeeping(monotonic());
                     return;
                 }
@@ -129,26 +161,25 @@ impl Shell {
         }
     }
 
+    /// Arming races with the application's first write; who it is takes files of `/proc`, and comes after.
     fn step(&mut self, event: Event) {
-        if let Event::Kernel(event) = &event {
-            self.note_identity(event);
-        }
+        let turn = Turn::of(&event);
         let commands = self.planner.handle(event, monotonic());
-        self.carry_out(commands);
+        let others = self.arm_first(commands);
+        if let Some(turn) = turn {
+            self.note_identity(turn);
+        }
+        others.into_iter().for_each(|command| self.command(command));
     }
 
-    fn note_identity(&mut self, event: &KernelEvent) {
-        match event {
-            KernelEvent::Exec(exec) => {
-                let process = process_key(exec.task.tgid, exec.task.start_ns);
-                self.memory.workloads.remove(&process);
-                self.identify.on_exec(&exec.task);
+    fn note_identity(&mut self, turn: Turn) {
+        match turn {
+            Turn::Exec(task) => {
+                self.memory.workloads.remove(&process_key(task.tgid, task.start_ns));
+                self.identify.on_exec(&task);
             }
-            KernelEvent::Fork(fork) => {
-                self.identify.on_fork(&fork.task, process_key(fork.child_tgid, fork.child_start_ns))
-            }
-            KernelEvent::Exit(exit) => self.identify.on_exit(process_key(exit.tgid, exit.start_ns)),
-            _ => {}
+            Turn::Fork(parent, child) => self.identify.on_fork(&parent, child),
+            Turn::Exit(process) => self.identify.on_exit(process),
         }
     }
 
@@ -178,16 +209,27 @@ impl Shell {
             self.ask_for_misses();
             self.status.set_tap(self.planner.tap_state(now));
         }
-        if let Some(rows) = self.planner.changed_rows() {
-            let rows = rows.into_iter().map(|row| self.row(row)).collect();
-            self.status.set_coverage(rows);
+        // A table of hundreds of rows is not made anew for each of the events that change it.
+        if now.since(self.memory.published) >= PUBLISH_NS
+            && let Some(rows) = self.planner.changed_rows()
+        {
+            self.memory.published = now;
+            self.publish(rows);
         }
+    }
+
+    fn publish(&mut self, rows: Vec<Row>) {
+        let shown: HashSet<ProcessKey> = rows.iter().map(|row| row.process).collect();
+        self.memory.past.retain(|process, _| shown.contains(process));
+        let rows = rows.into_iter().map(|row| self.row(row)).collect();
+        self.status.set_coverage(rows);
     }
 
     fn row(&mut self, row: Row) -> CoverageRow {
         let Row { process, provider, host, verdict, first_seen, armed_at, late_attach, library } = row;
+        let past = self.memory.past.get(&process).cloned();
         CoverageRow {
-            workload: self.workload(process),
+            workload: past.unwrap_or_else(|| self.workload(process)),
             provider,
             host,
             verdict,
@@ -226,14 +268,18 @@ impl Shell {
     }
 
     fn carry_out(&mut self, commands: Vec<Command>) {
-        // Arming races with the application's first write; finding out who it is takes files and can wait for it.
+        let others = self.arm_first(commands);
+        others.into_iter().for_each(|command| self.command(command));
+    }
+
+    /// Carries out what arms; the rest is given back.
+    fn arm_first(&mut self, commands: Vec<Command>) -> Vec<Command> {
         let arms = |command: &Command| {
             matches!(command, Command::ReadMaps(_) | Command::OpenLibrary(..) | Command::Attach { .. })
         };
         let (arming, others): (Vec<_>, Vec<_>) = commands.into_iter().partition(arms);
-        for command in arming.into_iter().chain(others) {
-            self.command(command);
-        }
+        arming.into_iter().for_each(|command| self.command(command));
+        others
     }
 
     fn command(&mut self, command: Command) {
@@ -286,8 +332,10 @@ impl Shell {
             Command::ForgetDatagrams(keys) => {
                 keys.iter().for_each(|key| self.tables.forget_datagrams(key));
             }
-            Command::Forget(process) => {
-                self.memory.workloads.remove(&process);
+            Command::Forget { process, shown } => {
+                let workload = self.memory.workloads.remove(&process);
+                // Nothing more can be found out of it.
+                self.memory.past.extend(workload.filter(|_| shown).map(|workload| (process, workload)));
             }
             Command::Open { identity, process, host, joined_late } => {
                 let workload = self.workload(process);

@@ -145,6 +145,8 @@ pub enum Tally {
     TapCached,
     /// Connections of unknown name that no tap was opened for (loopback, other ports, other interfaces).
     TapSkipped,
+    /// Connections of unknown name whose ClientHello an open tap did not see within two seconds.
+    TapInVain,
     /// Names read from a ClientHello or a QUIC Initial.
     NamesFromWire,
     /// Lookups of a provider's name for which a tap was opened, because datagrams might follow.
@@ -155,7 +157,7 @@ pub enum Tally {
 
 impl Tally {
     /// Every tally.
-    pub const ALL: [Tally; 13] = [
+    pub const ALL: [Tally; 14] = [
         Tally::FlowsOther,
         Tally::FlowsRecorded,
         Tally::Sessions,
@@ -166,6 +168,7 @@ impl Tally {
         Tally::TapWanted,
         Tally::TapCached,
         Tally::TapSkipped,
+        Tally::TapInVain,
         Tally::NamesFromWire,
         Tally::TapExpected,
         Tally::FlowsUnowned,
@@ -184,6 +187,7 @@ impl Tally {
             Tally::TapWanted => "tap_wanted",
             Tally::TapCached => "tap_cached",
             Tally::TapSkipped => "tap_skipped",
+            Tally::TapInVain => "tap_in_vain",
             Tally::NamesFromWire => "names_from_wire",
             Tally::TapExpected => "tap_expected",
             Tally::FlowsUnowned => "flows_unowned",

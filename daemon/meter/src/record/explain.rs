@@ -181,6 +181,9 @@ fn owner(owner: &Owner) -> String {
 fn identified(by: IdentifiedBy) -> &'static str {
     match by {
         IdentifiedBy::Sni => "the TLS ClientHello",
+        IdentifiedBy::SniCached => {
+            "the TLS ClientHello of an earlier connection of its executable to this address"
+        }
         IdentifiedBy::Dns => "a DNS answer",
         IdentifiedBy::Getaddrinfo => "the process's own name lookup",
         IdentifiedBy::HostHeader => "the request's Host header",

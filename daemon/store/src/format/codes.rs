@@ -32,6 +32,7 @@ macro_rules! codes {
 codes! {
     IdentifiedBy {
         Sni = 1, Dns = 2, Getaddrinfo = 3, HostHeader = 4, TlsHostnameCall = 5, IpRange = 6, Configured = 7,
+        SniCached = 8,
     }
     Reason {
         LateAttach = 1, UndecodableHead = 2, Upgraded = 3, NotHttp = 4, UnknownSession = 5, StreamUsageNotRequested = 6,

@@ -57,6 +57,7 @@ fn an_exchange(dice: &mut Dice) -> Exchange {
         host: format!("{}.example", dice.one_of(&["api", CANARY])).into(),
         identified_by: dice.one_of(&[
             IdentifiedBy::Sni,
+            IdentifiedBy::SniCached,
             IdentifiedBy::Dns,
             IdentifiedBy::Getaddrinfo,
             IdentifiedBy::HostHeader,

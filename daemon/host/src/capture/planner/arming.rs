@@ -24,8 +24,10 @@ const UNLIKELY_MAX: usize = 96;
 
 /// Time without an attach after which attachments of processes that ended are detached.
 const PEACE_NS: u64 = 1_000 * MS;
-/// How long they wait for it at most.
+/// How long they wait for it before a few at a time go all the same.
 const LEAVING_NS: u64 = 10_000 * MS;
+/// How many: few enough that an attach finds no queue.
+const LEAVING_AT_ONCE: usize = 2;
 /// How many may wait.
 const LEAVING_MAX: usize = 256;
 
@@ -315,8 +317,8 @@ impl Planner {
 
     /// Keeps the attachments of a process that ended for a quiet moment.
     ///
-    /// They cost nobody anything. Detaching does: the kernel holds up every attach until it is done (50 to 370 ms), and
-    /// where a process has just ended the next of its kind often begins.
+    /// They cost nobody anything. Detaching does: it takes the lock that an attach needs, once for each place, and where
+    /// a process has just ended the next of its kind often begins. Many detached together made that one wait too long.
     pub(super) fn detach_in_peace(&mut self, pid: u32, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let live = process.attachments.drain().filter_map(|(_, state)| match state {
@@ -330,22 +332,28 @@ impl Planner {
             self.leaving_since = now;
             self.timer(Self::after(now, PEACE_NS), Timer::Leaving);
         }
-        if self.leaving.len() >= LEAVING_MAX {
-            self.detach_leaving();
-        }
+        self.detach_oldest(self.leaving.len().saturating_sub(LEAVING_MAX));
     }
 
-    /// Detaches what waits for it, unless processes are being armed just now.
+    /// Detaches what waits for it: everything in a quiet moment, a few if none comes.
     pub(super) fn leaving(&mut self, now: Moment) {
-        let quiet = now.since(self.attach_asked) >= PEACE_NS;
-        if !self.leaving.is_empty() && !quiet && now.since(self.leaving_since) < LEAVING_NS {
-            return self.timer(Self::after(now, PEACE_NS), Timer::Leaving);
+        if now.since(self.attach_asked) >= PEACE_NS {
+            return self.detach_leaving();
         }
-        self.detach_leaving();
+        if now.since(self.leaving_since) >= LEAVING_NS {
+            self.detach_oldest(LEAVING_AT_ONCE);
+        }
+        if !self.leaving.is_empty() {
+            self.timer(Self::after(now, PEACE_NS), Timer::Leaving);
+        }
     }
 
     pub(super) fn detach_leaving(&mut self) {
-        self.out.extend(self.leaving.drain(..).map(Command::Detach));
+        self.detach_oldest(self.leaving.len());
+    }
+
+    fn detach_oldest(&mut self, count: usize) {
+        self.out.extend(self.leaving.drain(..count.min(self.leaving.len())).map(Command::Detach));
     }
 
     pub(super) fn detach_all(&mut self, pid: u32) {

@@ -342,9 +342,8 @@ impl Planner {
         session.flow = Some(key);
         flow.session = Some(identity);
         flow.covered = session.covered;
-        let better = |known: &HostEvidence| !known.identified_by.names_provider();
         if let Some(host) = &session.host
-            && flow.host.as_ref().is_none_or(better)
+            && flow.host.as_ref().is_none_or(may_be_bettered)
         {
             flow.host = Some(host.clone());
         }
@@ -357,6 +356,7 @@ impl Planner {
             process.flows.remove(&key);
         }
         self.tap.flow_ended(key);
+        self.tap_settled(now);
         let session = flow.session.and_then(|identity| self.sessions.get_mut(&identity));
         let metadata = flow.metadata;
         if !flow.established {
@@ -574,7 +574,7 @@ impl Planner {
     /// A name that SNI or a QUIC Initial gave a connection.
     pub(super) fn flow_named(&mut self, key: FlowKey, host: HostEvidence, now: Moment) {
         let Some(flow) = self.flows.get_mut(&key) else { return };
-        if flow.host.as_ref().is_none_or(|known| !known.identified_by.names_provider()) {
+        if flow.host.as_ref().is_none_or(may_be_bettered) {
             flow.host = Some(host.clone());
         }
         let (process, connected) = (flow.process, flow.connected);
@@ -646,6 +646,11 @@ impl FlowState {
 fn unexplained(sent: Option<u64>, plaintext: Option<u64>) -> bool {
     let (Some(sent), Some(plaintext)) = (sent, plaintext) else { return false };
     sent > plaintext.saturating_add(plaintext / 4).saturating_add(2_500)
+}
+
+/// True for a name that a connection's own handshake has not told.
+pub(super) fn may_be_bettered(known: &HostEvidence) -> bool {
+    !known.identified_by.names_provider() || known.identified_by == IdentifiedBy::SniCached
 }
 
 /// The remote end.

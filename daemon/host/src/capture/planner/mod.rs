@@ -177,7 +177,12 @@ pub enum Command {
     /// Remove connections from the kernel's table.
     ForgetDatagrams(Vec<DatagramKey>),
     /// Nothing of this process will come any more.
-    Forget(ProcessKey),
+    Forget {
+        /// Which.
+        process: ProcessKey,
+        /// Its coverage is shown for a while.
+        shown: bool,
+    },
     /// Open a session in its shard.
     Open {
         /// Session.
@@ -514,6 +519,11 @@ impl Planner {
         rows.extend(self.processes.values().flat_map(|process| self.rows_of(process)));
         rows.sort_by_key(|row| (row.first_seen, row.process));
         Some(rows)
+    }
+
+    /// True if [`Planner::changed_rows`] has something to say.
+    pub fn has_changed_rows(&self) -> bool {
+        self.rows_changed
     }
 
     /// State of the tap.

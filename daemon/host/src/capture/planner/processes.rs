@@ -177,13 +177,14 @@ impl Planner {
         self.flows_end_with(pid, now);
         let Some(process) = self.processes.remove(&pid) else { return };
         let rows = self.rows_of(&process);
-        if !rows.is_empty() {
+        let shown = !rows.is_empty();
+        if shown {
             self.past_rows.extend(rows);
             let surplus = self.past_rows.len().saturating_sub(PAST_ROWS_MAX);
             self.past_rows.drain(..surplus);
             self.rows_changed = true;
         }
-        self.out.push(Command::Forget(process.key));
+        self.out.push(Command::Forget { process: process.key, shown });
     }
 }
 

@@ -4,11 +4,16 @@
 //! name nothing else tells, and closes after two quiet seconds. What a tap once showed is remembered per (executable,
 //! destination): that it is a provider as long as the executable is the same, that it is none for a minute; and never
 //! that an address of a shared delivery network is none, because it serves unrelated hosts.
+//!
+//! What is remembered of a provider names the next connection without a tap, and says that it does
+//! ([`IdentifiedBy::SniCached`]) - unless the address is a shared one, by the directory or by what was seen there: it
+//! names nothing, and the connection's own ClientHello is waited for. Nothing else is expected of such a tap, so it
+//! closes as soon as it has seen that.
 
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use abi::event::Packet;
-use meter::directory::Provider;
 
 use super::calls::{address, remote_of};
 use super::*;
@@ -19,8 +24,6 @@ use crate::capture::status::TapSnapshot;
 const QUIET_NS: u64 = 2_000 * MS;
 /// How long "no provider" is believed.
 const NEGATIVE_NS: u64 = 60_000 * MS;
-/// How long a connection waits for its ClientHello: a slow handshake of the network below it.
-const WAIT_NS: u64 = 5_000 * MS;
 /// Destinations remembered.
 const CACHE_MAX: usize = 8_192;
 /// Ports to which connections are looked at on the wire.
@@ -33,6 +36,8 @@ pub(super) struct Tap {
     interfaces: HashMap<u32, Interface>,
     waiting: HashMap<FlowKey, Waiting>,
     cache: HashMap<(Option<FileKey>, [u8; 16]), Known>,
+    /// Until when a tap stays open for more connections like the last one of unknown name.
+    quiet_at: Moment,
     opened: u64,
     started: Option<Moment>,
     open_since: Option<Moment>,
@@ -55,10 +60,25 @@ struct Waiting {
     executable: Option<FileKey>,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Known {
     Provider(Arc<str>),
-    None { until: Moment },
+    None {
+        until: Moment,
+    },
+    /// More than one name was seen there, a provider's among them: the address tells nothing.
+    Several,
+}
+
+impl Known {
+    /// What is known of a destination after another name was seen there.
+    fn and(self, newer: Known) -> Known {
+        match (&self, &newer) {
+            (Known::None { .. }, _) => newer,
+            (Known::Provider(one), Known::Provider(other)) if one == other => newer,
+            (Known::Provider(_) | Known::Several, _) => Known::Several,
+        }
+    }
 }
 
 impl Tap {
@@ -140,17 +160,23 @@ impl Planner {
         if !wanted {
             return self.out.push(Command::Count(Tally::TapSkipped));
         }
-        match self.tap.cache.get(&(executable, flow.tuple.remote)).cloned() {
-            // An address alone arms and names nothing: the TLS call does, or else this connection's own ClientHello.
-            Some(Known::Provider(_)) => {
+        let known = self.tap.cache.get(&(executable, flow.tuple.remote)).cloned();
+        match &known {
+            Some(Known::Provider(host)) => {
                 let (process, at) = (flow.process, flow.connected);
-                self.out.push(Command::Count(Tally::TapCached));
                 self.want(process.pid, at, now);
-                if self.names_its_sessions(process.pid) {
-                    return;
+                let named = self.names_its_sessions(process.pid);
+                if !named && executable.is_some() && !self.is_shared(host) {
+                    let host =
+                        HostEvidence { host: Arc::clone(host), identified_by: IdentifiedBy::SniCached };
+                    self.flow_named(key, host, now);
+                    return self.out.push(Command::Count(Tally::TapCached));
+                }
+                if named {
+                    return self.out.push(Command::Count(Tally::TapCached));
                 }
             }
-            Some(Known::None { until }) if until > now => {
+            Some(Known::None { until }) if *until > now => {
                 return self.out.push(Command::Count(Tally::TapCached));
             }
             _ => {}
@@ -160,8 +186,16 @@ impl Planner {
         };
         self.out.push(Command::Count(Tally::TapWanted));
         self.tap.waiting.insert(key, Waiting { since: now, executable });
+        if !matches!(known, Some(Known::Provider(_) | Known::Several)) {
+            self.tap.quiet_at = Self::after(now, QUIET_NS);
+        }
         self.open_tap(ifindex, now);
         self.tap_timer(now);
+    }
+
+    /// True for a host whose addresses others have, too.
+    fn is_shared(&self, host: &str) -> bool {
+        self.directory.lookup(host).is_none_or(|provider| provider.shared_cdn)
     }
 
     /// True for a process whose TLS calls will tell the names of its sessions: it carries probes.
@@ -236,12 +270,28 @@ impl Planner {
             return;
         }
         let due = |waiting: &Waiting| Self::after(waiting.since, QUIET_NS);
-        self.tap.waiting.retain(|_, waiting| now.since(waiting.since) < WAIT_NS.min(QUIET_NS));
-        let expecting = Some(self.tap.expecting).filter(|until| *until > now);
-        if let Some(next) = self.tap.waiting.values().map(due).chain(expecting).max() {
+        let before = self.tap.waiting.len();
+        self.tap.waiting.retain(|_, waiting| due(waiting) > now);
+        for _ in self.tap.waiting.len()..before {
+            self.out.push(Command::Count(Tally::TapInVain));
+        }
+        let later = [self.tap.expecting, self.tap.quiet_at].into_iter().filter(|until| *until > now);
+        if let Some(next) = self.tap.waiting.values().map(due).chain(later).max() {
             self.tap.timer_set = true;
             return self.timer(next, Timer::TapQuiet);
         }
+        self.close_taps(now);
+    }
+
+    /// A name was read, or a connection ended: a tap of which nothing more is expected is closed.
+    pub(super) fn tap_settled(&mut self, now: Moment) {
+        let expects = !self.tap.waiting.is_empty() || self.tap.quiet_at > now || self.tap.expecting > now;
+        if self.options.tap != TapMode::Always && !expects && self.tap.is_open() {
+            self.close_taps(now);
+        }
+    }
+
+    fn close_taps(&mut self, now: Moment) {
         let held = self.datagrams.interfaces();
         if !held.is_empty() {
             self.tap_timer(now);
@@ -288,28 +338,40 @@ impl Planner {
         let Some(key) = key.or_else(|| self.only_waiting(tuple)) else { return };
         let Some(flow) = self.flows.get(&key) else { return };
         let remote = flow.tuple.remote;
-        let executable = self.tap.waiting.remove(&key).and_then(|waiting| waiting.executable);
-        let provider = self.directory.lookup(host);
-        let shared = |provider: &Provider| provider.shared_cdn;
-        let known = match provider {
-            Some(_) => Known::Provider(Arc::clone(host)),
-            None => Known::None { until: Self::after(now, NEGATIVE_NS) },
+        let waiting = self.tap.waiting.remove(&key).and_then(|waiting| waiting.executable);
+        let executable =
+            waiting.or_else(|| self.processes.get(&flow.process.pid).and_then(|process| process.executable));
+        let is_provider = self.directory.lookup(host).is_some();
+        let seen = match is_provider {
+            true => Known::Provider(Arc::clone(host)),
+            false => Known::None { until: Self::after(now, NEGATIVE_NS) },
         };
-        let is_provider = provider.is_some();
-        let on_shared = self.tap.cache.iter().any(|((_, other), known)| match known {
-            Known::Provider(name) => *other == remote && self.directory.lookup(name).is_some_and(shared),
+        let of_several = |(_, other): &(Option<FileKey>, [u8; 16]), known: &Known| match known {
+            Known::Provider(name) => *other == remote && self.is_shared(name),
+            Known::Several => *other == remote,
             Known::None { .. } => false,
-        });
+        };
+        let on_shared = self.tap.cache.iter().any(|(key, known)| of_several(key, known));
         if self.tap.cache.len() >= CACHE_MAX {
             self.tap.cache.clear();
         }
-        if is_provider || !on_shared {
-            self.tap.cache.insert((executable, remote), known);
+        match self.tap.cache.entry((executable, remote)) {
+            Entry::Occupied(mut known) => {
+                let both = known.get().clone().and(seen);
+                known.insert(both);
+            }
+            Entry::Vacant(unknown) if is_provider || !on_shared => drop(unknown.insert(seen)),
+            Entry::Vacant(_) => {}
         }
         if is_provider {
             let host = HostEvidence { host: Arc::clone(host), identified_by: IdentifiedBy::Sni };
             self.flow_named(key, host, now);
+        } else if let Some(flow) = self.flows.get_mut(&key)
+            && flow.host.as_ref().is_some_and(|host| host.identified_by == IdentifiedBy::SniCached)
+        {
+            flow.host = None;
         }
+        self.tap_settled(now);
     }
 
     /// The one connection to the packet's destination that waits for a name: where addresses are translated between the
