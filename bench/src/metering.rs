@@ -161,7 +161,7 @@ impl Metered {
         let end = &mut self.ends[usize::from(direction == Direction::Received)];
         for bytes in bytes.chunks(16 * 1024) {
             self.now += 1_000;
-            let chunk = Input::Chunk { session: SESSION, direction, offset: *end, bytes };
+            let chunk = Input::Chunk { session: SESSION, direction, offset: *end, opposite: 0, bytes };
             self.pipeline.handle(chunk, Moment(self.now));
             *end += bytes.len() as u64;
         }

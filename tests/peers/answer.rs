@@ -107,7 +107,7 @@ pub(crate) fn metered(host: &str, recordings: &[Recording]) -> Vec<Exchange> {
         let mut ends = [0, 0];
         for (now, (direction, bytes)) in (2..).zip(recording) {
             let end = &mut ends[usize::from(*direction == Direction::Received)];
-            let chunk = Input::Chunk { session, direction: *direction, offset: *end, bytes };
+            let chunk = Input::Chunk { session, direction: *direction, offset: *end, opposite: 0, bytes };
             pipeline.handle(chunk, Moment(now));
             *end += bytes.len() as u64;
         }

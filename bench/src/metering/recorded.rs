@@ -136,7 +136,7 @@ impl Metered {
             let end = &mut ends[usize::from(*direction == Direction::Received)];
             for bytes in bytes.chunks(16 * 1024) {
                 now += 1_000;
-                let chunk = Input::Chunk { session, direction: *direction, offset: *end, bytes };
+                let chunk = Input::Chunk { session, direction: *direction, offset: *end, opposite: 0, bytes };
                 self.pipeline.handle(chunk, Moment(now));
                 *end += bytes.len() as u64;
             }

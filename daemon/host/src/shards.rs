@@ -128,6 +128,8 @@ pub struct OwnedChunk {
     pub direction: Direction,
     /// Position of the first byte.
     pub offset: u64,
+    /// Bytes that the other direction had moved before; 0 if that is not known.
+    pub opposite: u64,
     /// When.
     pub at: Moment,
     /// Plaintext.
@@ -544,14 +546,15 @@ impl Sessions {
     }
 
     fn feed<M: Meter>(meter: &mut M, entry: &mut Session, session: SessionId, chunk: OwnedChunk) {
-        let OwnedChunk { direction, offset, payload, at, .. } = chunk;
+        let OwnedChunk { direction, offset, opposite, payload, at, .. } = chunk;
         let end = offset.saturating_add(payload.len() as u64);
-        let seen = match direction {
-            Direction::Sent => &mut entry.sent,
-            Direction::Received => &mut entry.received,
+        let (sent, received) = match direction {
+            Direction::Sent => (end, opposite),
+            Direction::Received => (opposite, end),
         };
-        *seen = end.max(*seen);
-        meter.handle(Input::Chunk { session, direction, offset, bytes: payload.bytes() }, at);
+        entry.sent = entry.sent.max(sent);
+        entry.received = entry.received.max(received);
+        meter.handle(Input::Chunk { session, direction, offset, opposite, bytes: payload.bytes() }, at);
     }
 
     fn close<M: Meter>(

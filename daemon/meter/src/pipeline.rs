@@ -68,6 +68,9 @@ pub enum Input<'a> {
         direction: Direction,
         /// Position of the first byte; a difference to the end of the previous chunk is a gap.
         offset: u64,
+        /// Bytes that the other direction had moved before these, at least; 0 says nothing. What was not seen of them is
+        /// a gap that lies before these bytes.
+        opposite: u64,
         /// The bytes.
         bytes: &'a [u8],
     },
@@ -115,7 +118,7 @@ impl std::fmt::Debug for Input<'_> {
             Input::Opened { session, .. } => write!(f, "Opened({session:?})"),
             Input::Named { session, host } => write!(f, "Named({session:?}, {host:?})"),
             Input::Resolved { session, .. } => write!(f, "Resolved({session:?})"),
-            Input::Chunk { session, direction, offset, bytes } => {
+            Input::Chunk { session, direction, offset, bytes, .. } => {
                 write!(f, "Chunk({session:?}, {direction:?} at {offset}, {} bytes)", bytes.len())
             }
             Input::Closed { session, sent, received } => write!(f, "Closed({session:?}, {sent}, {received})"),
@@ -274,10 +277,10 @@ impl Pipeline {
             Input::Resolved { session, workload } => {
                 self.step(session, now, |session, _| session.resolve(workload));
             }
-            Input::Chunk { session, direction, offset, bytes } => {
+            Input::Chunk { session, direction, offset, opposite, bytes } => {
                 if self.sessions.contains_key(&session) {
                     self.step(session, now, |session, shared| {
-                        session.chunk(direction, offset, bytes, shared, now)
+                        session.chunk(direction, [offset, opposite], bytes, shared, now)
                     });
                 } else {
                     let lost =

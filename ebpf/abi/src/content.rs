@@ -50,6 +50,9 @@ pub struct ChunkHead {
     pub offset: u64,
     /// Bytes the library call moved in all.
     pub call_len: u64,
+    /// Bytes the session had moved in the other direction before this call, counted alike: what is missing of them went
+    /// by before this.
+    pub opposite: u64,
     /// Inode of the cgroup2 directory.
     pub cgroup_id: u64,
     /// Process.

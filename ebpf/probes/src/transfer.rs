@@ -126,15 +126,22 @@ fn transfer(ssl: u64, buffer: u64, bytes: u64, direction: u32) {
     // SAFETY: `state` points into the map; the library requires that a session is used by one thread at a time.
     let state = unsafe { &mut *state };
     let sent = direction == Direction::Sent.wire();
+    let (offset, opposite) = if sent { (state.sent, state.received) } else { (state.received, state.sent) };
+    let call = Moved { buffer, bytes, offset, opposite, pid_tgid, ssl, direction };
+    hand_out(&call, &key, state);
+    // Only now: whoever reads that these bytes were moved finds their records before its own.
     let position = if sent { &mut state.sent } else { &mut state.received };
-    let offset = *position;
     *position = offset.wrapping_add(bytes);
+}
 
-    let verdict = judge(&key, state);
-    let call = Moved { buffer, bytes, offset, pid_tgid, ssl, direction };
+/// As much of a call as the session's verdict allows.
+#[inline(always)]
+fn hand_out(call: &Moved, key: &SessionKey, state: &mut SessionState) {
+    let Moved { bytes, direction, .. } = *call;
+    let verdict = judge(key, state);
     if verdict == Verdict::Ai.wire() {
         count(Counter::AiBytesSeen, bytes);
-        capture(&call, state);
+        capture(call, state);
     } else if verdict == Verdict::NotAi.wire() {
         count(Counter::NotAiBytesSeen, bytes);
         note_other(state, key.tgid);
@@ -142,8 +149,8 @@ fn transfer(ssl: u64, buffer: u64, bytes: u64, direction: u32) {
         count(Counter::AiBytesSeen, bytes);
     } else {
         count(Counter::UnknownBytesSeen, bytes);
-        if sent && verdict == Verdict::Unknown.wire() {
-            prefix(&call, state);
+        if direction == Direction::Sent.wire() && verdict == Verdict::Unknown.wire() {
+            prefix(call, state);
         }
         if verdict == Verdict::Unknown.wire() {
             note_other(state, key.tgid);
@@ -156,6 +163,7 @@ struct Moved {
     buffer: u64,
     bytes: u64,
     offset: u64,
+    opposite: u64,
     pid_tgid: u64,
     ssl: u64,
     direction: u32,
@@ -299,6 +307,7 @@ fn emit<const CLASS: usize>(
             start_ns: state.start_ns,
             offset: call.offset.wrapping_add(at),
             call_len: call.bytes,
+            opposite: call.opposite,
             cgroup_id: bpf_get_current_cgroup_id(),
             tgid: (call.pid_tgid >> 32) as u32,
             tid: call.pid_tgid as u32,

@@ -103,6 +103,8 @@ pub struct Chunk<'a> {
     pub direction: Direction,
     /// Position of the first byte.
     pub offset: u64,
+    /// Bytes that the other direction had moved before.
+    pub opposite: u64,
     /// At the return of the library call.
     pub at: Moment,
     /// Sequence number in the session.
@@ -134,6 +136,7 @@ pub fn parse_chunk(record: &[u8]) -> Result<Chunk<'_>, Malformed> {
         process: process_key(head.tgid, head.start_ns),
         direction,
         offset: head.offset,
+        opposite: head.opposite,
         at: Moment(head.at_ns),
         seq: head.seq,
         prefix: head.flags & abi::content::FLAG_PREFIX != 0,

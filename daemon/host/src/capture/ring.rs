@@ -107,6 +107,7 @@ impl RingReader {
                     process: chunk.process,
                     direction: chunk.direction,
                     offset: chunk.offset,
+                    opposite: chunk.opposite,
                     at: chunk.at,
                     payload: Payload::copy_of(chunk.payload),
                 };

@@ -296,6 +296,7 @@ impl Player {
                 process: ProcessKey { pid: *pid, start_ticks: 1 },
                 direction: *direction,
                 offset: *offset,
+                opposite: 0,
                 at: self.moment(*ms),
                 payload: Payload::copy_of(payload.bytes()),
             }),

@@ -24,7 +24,7 @@ impl Meter for Diary {
             Input::Resolved { session, workload } => {
                 format!("resolved {} {}", session.0, workload.evidence.as_str())
             }
-            Input::Chunk { session, direction, offset, bytes } => {
+            Input::Chunk { session, direction, offset, bytes, .. } => {
                 assert!(bytes != b"boom", "told to");
                 self.outputs.push_back(Output::Verdict { session, verdict: SessionVerdict::Capture });
                 format!("chunk {} {direction:?} {offset}+{}", session.0, bytes.len())
@@ -73,6 +73,7 @@ fn chunk(ssl: u64, offset: u64, bytes: &[u8]) -> ToShard {
         process: PROCESS,
         direction: Direction::Sent,
         offset,
+        opposite: 0,
         at: Moment(5),
         payload: Payload::copy_of(bytes),
     })

@@ -1,7 +1,8 @@
 //! One direction of a session as an ordered stream of pieces: bytes, or a hole of exact size.
 //!
-//! Capture numbers every byte a session moved, so a hole is a difference of offsets. Nothing is buffered or reordered:
-//! what arrives out of order was delivered already and is dropped.
+//! Capture numbers every byte a session moved, so a hole is a difference of offsets. Bytes come with the positions of
+//! both directions: a hole in one is known before the next bytes of the other, and stands where it happened. Nothing is
+//! buffered or reordered: what arrives out of order was delivered already and is dropped.
 
 /// Direction of bytes, from the workload's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -67,9 +68,9 @@ impl Stream {
         (gap, fresh)
     }
 
-    /// The hole between the last piece and the end of the stream at `end`.
-    pub fn finish(&mut self, end: u64) -> u64 {
-        let gap = end.saturating_sub(self.next);
+    /// The hole between the last piece and `position`, up to which bytes were moved.
+    pub fn reach(&mut self, position: u64) -> u64 {
+        let gap = position.saturating_sub(self.next);
         self.next = self.next.saturating_add(gap);
         gap
     }
@@ -92,6 +93,6 @@ mod tests {
         ] {
             assert_eq!(stream.accept(offset, bytes.as_bytes()), (gap, fresh.as_bytes()), "{offset}");
         }
-        assert_eq!(stream.finish(3), 0);
+        assert_eq!(stream.reach(3), 0);
     }
 }

@@ -46,6 +46,8 @@ pub struct Connection {
     earlier: Option<Vec<u32>>,
     /// The first stream whose beginning was seen.
     first: Option<u32>,
+    /// What came back has a hole: the frame behind one may be no frame, and its stream none.
+    holed: bool,
 }
 
 /// A stream that is not over.
@@ -127,6 +129,7 @@ impl Connection {
             streams: Vec::new(),
             earlier: joined_late.then(Vec::new),
             first: None,
+            holed: false,
             newest: 0,
         }
     }
@@ -201,6 +204,7 @@ impl Connection {
         half.held.clear();
         half.decoder.forget();
         half.state = State::Skip(reason);
+        self.holed |= direction == Direction::Received;
         let open: Vec<u32> = self.streams.iter().map(|stream| stream.id).collect();
         for stream in open {
             self.data(direction, stream, Piece::Gap(0), sink);
@@ -391,7 +395,7 @@ impl Connection {
         let Some(earlier) = &mut self.earlier else { return false };
         let before = self.first.is_none_or(|first| stream < first);
         // Servers open streams of even numbers.
-        let asked = direction == Direction::Received && stream % 2 == 1;
+        let asked = direction == Direction::Received && stream % 2 == 1 && !self.holed;
         if !(before && asked && room) || earlier.len() >= STREAMS_MAX || earlier.contains(&stream) {
             return false;
         }

@@ -128,7 +128,7 @@ pub enum Protocol {
 impl Protocol {
     /// A protocol to be found out. `joined_late` if bytes may have passed before.
     pub fn new(joined_late: bool) -> Protocol {
-        Protocol::Unknown(Detect { joined_late, held: Held::new() })
+        Protocol::Unknown(Detect { joined_late, ..Detect::default() })
     }
 
     /// Takes the next piece of a direction. Returns the reason if the session has just turned out not to be metered.
@@ -196,12 +196,19 @@ impl Protocol {
         };
         let found = detect.look(direction, piece);
         if found == Detected::More {
-            if let Piece::Bytes(bytes) = piece {
-                detect.held.push(bytes);
+            match (piece, direction) {
+                (Piece::Bytes(bytes), _) => detect.held.push(bytes),
+                (Piece::Gap(bytes), Direction::Sent) => {
+                    detect.missing[0] = detect.missing[0].saturating_add(bytes)
+                }
+                (Piece::Gap(bytes), Direction::Received) => {
+                    detect.missing[1] = detect.missing[1].saturating_add(bytes)
+                }
             }
             return None;
         }
-        let (held, joined_late) = (std::mem::take(&mut detect.held), detect.joined_late);
+        let Detect { joined_late, held, missing } = std::mem::take(detect);
+        let [sent, received] = missing;
         let reason = match found {
             Detected::Http2 => {
                 // Frames without preface are the middle of a connection, unless the server was quicker.
@@ -210,8 +217,10 @@ impl Protocol {
                     _ => &[],
                 };
                 let preface = held.iter().chain(bytes).take(h2::PREFACE.len()).eq(h2::PREFACE);
-                let late = joined_late && !preface;
+                let late = (joined_late || sent > 0) && !preface;
                 let mut connection = Box::new(h2::Connection::new(late));
+                tally.lost.add(Reason::Gap, sent);
+                connection.push(Direction::Received, Piece::Gap(received), budget, tally, sink);
                 connection.push(Direction::Sent, Piece::Bytes(&held), budget, tally, sink);
                 connection.push(direction, piece, budget, tally, sink);
                 *self = Protocol::Http2(connection);
@@ -220,11 +229,14 @@ impl Protocol {
             Detected::Neither => Reason::NotHttp,
             Detected::Http1 | Detected::More => {
                 let mut connection = Box::new(h1::Connection::new(joined_late));
+                connection.push(Direction::Sent, Piece::Gap(sent), budget, tally, sink);
+                connection.push(Direction::Received, Piece::Gap(received), budget, tally, sink);
                 connection.push(Direction::Sent, Piece::Bytes(&held), budget, tally, sink);
                 *self = Protocol::Http1(connection);
                 return self.advance(direction, piece, budget, tally, sink);
             }
         };
+        tally.lost.add(Reason::Gap, sent.saturating_add(received));
         tally.lost.add(reason, piece.len().saturating_add(held.len() as u64));
         *self = Protocol::Unmetered(reason);
         Some(reason)
@@ -249,6 +261,8 @@ impl Protocol {
             Protocol::WebSocket(connection) => connection.finish(reason, tally, sink),
             Protocol::Unmetered(_) => {}
             Protocol::Unknown(detect) => {
+                let [sent, received] = detect.missing;
+                tally.lost.add(Reason::Gap, sent.saturating_add(received));
                 tally.lost.add(reason.unwrap_or(Reason::NotHttp), detect.held.len() as u64);
             }
         }
@@ -260,7 +274,10 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Detect {
     joined_late: bool,
+    /// The beginning of what was sent.
     held: Held,
+    /// Bytes that are missing before anything that was seen, by direction.
+    missing: [u64; 2],
 }
 
 /// What the first bytes say.
@@ -277,11 +294,12 @@ const METHOD_MAX: usize = 8;
 
 impl Detect {
     fn look(&self, direction: Direction, piece: Piece<'_>) -> Detected {
-        let otherwise = if self.joined_late { Detected::Http1 } else { Detected::Neither };
+        // What is missing may have been a head: HTTP/1 finds its way back.
+        let late = self.joined_late || self.missing != [0, 0];
+        let otherwise = if late { Detected::Http1 } else { Detected::Neither };
         let bytes = match piece {
-            // What was lost may have been a head: HTTP/1 finds its way back, HTTP/2 shows itself by its frames.
-            Piece::Gap(_) => return Detected::Http1,
-            Piece::Bytes([]) => return Detected::More,
+            Piece::Gap(_) if direction == Direction::Sent && !self.held.is_empty() => return Detected::Http1,
+            Piece::Gap(_) | Piece::Bytes([]) => return Detected::More,
             Piece::Bytes(bytes) => bytes,
         };
         if direction == Direction::Received {

@@ -173,20 +173,22 @@ impl Session {
         self.stop_if_not_ai(shared, now);
     }
 
-    /// Takes bytes of one direction.
+    /// Takes bytes of one direction, which begin at `offset` when so many at least had moved in the `opposite` one.
     pub(super) fn chunk(
         &mut self,
         direction: Direction,
-        offset: u64,
+        [offset, opposite]: [u64; 2],
         bytes: &[u8],
         shared: &Shared,
         now: Moment,
     ) {
-        let stream = match direction {
-            Direction::Sent => &mut self.sent,
-            Direction::Received => &mut self.received,
+        let (stream, other, backwards) = match direction {
+            Direction::Sent => (&mut self.sent, &mut self.received, Direction::Received),
+            Direction::Received => (&mut self.received, &mut self.sent, Direction::Sent),
         };
+        let missing = other.reach(opposite);
         let (gap, fresh) = stream.accept(offset, bytes);
+        self.piece(backwards, Piece::Gap(missing), shared, now);
         self.piece(direction, Piece::Gap(gap), shared, now);
         self.piece(direction, Piece::Bytes(fresh), shared, now);
         self.name_by_prefix(shared);
@@ -196,9 +198,9 @@ impl Session {
     /// It is over; `ends` are the bytes that it moved, if they are known.
     pub(super) fn close(&mut self, ends: Option<(u64, u64)>, shared: &Shared, now: Moment) {
         if let Some((sent, received)) = ends {
-            let gap = self.sent.finish(sent);
+            let gap = self.sent.reach(sent);
             self.piece(Direction::Sent, Piece::Gap(gap), shared, now);
-            let gap = self.received.finish(received);
+            let gap = self.received.reach(received);
             self.piece(Direction::Received, Piece::Gap(gap), shared, now);
         }
         let mut sink = Meter { state: &mut self.state, shared, now };

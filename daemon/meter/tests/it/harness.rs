@@ -45,6 +45,8 @@ pub(crate) struct Driver {
     pub(crate) pipeline: Pipeline,
     now: u64,
     ends: [u64; 2],
+    /// With each chunk it is told how far the other direction had come, as the kernel tells it.
+    pub(crate) both: bool,
 }
 
 pub(crate) fn options() -> PipelineOptions {
@@ -77,7 +79,8 @@ impl Driver {
 
     /// The same with options of its own.
     pub(crate) fn with(options: PipelineOptions, host: &str, joined_late: bool) -> Driver {
-        let mut driver = Driver { pipeline: Pipeline::new(options), now: 1_000_000, ends: [0; 2] };
+        let mut driver =
+            Driver { pipeline: Pipeline::new(options), now: 1_000_000, ends: [0; 2], both: true };
         let process = ProcessKey { pid: 4242, start_ticks: 99 };
         let host = (!host.is_empty())
             .then(|| HostEvidence { host: host.into(), identified_by: IdentifiedBy::TlsHostnameCall });
@@ -102,23 +105,18 @@ impl Driver {
     }
 
     pub(crate) fn sent(&mut self, bytes: &[u8]) {
-        self.input(Input::Chunk {
-            session: SESSION,
-            direction: Direction::Sent,
-            offset: self.ends[0],
-            bytes,
-        });
-        self.ends[0] += bytes.len() as u64;
+        self.chunk(Direction::Sent, bytes);
     }
 
     pub(crate) fn received(&mut self, bytes: &[u8]) {
-        self.input(Input::Chunk {
-            session: SESSION,
-            direction: Direction::Received,
-            offset: self.ends[1],
-            bytes,
-        });
-        self.ends[1] += bytes.len() as u64;
+        self.chunk(Direction::Received, bytes);
+    }
+
+    fn chunk(&mut self, direction: Direction, bytes: &[u8]) {
+        let at = usize::from(direction == Direction::Received);
+        let (offset, opposite) = (self.ends[at], if self.both { self.ends[1 - at] } else { 0 });
+        self.input(Input::Chunk { session: SESSION, direction, offset, opposite, bytes });
+        self.ends[at] += bytes.len() as u64;
     }
 
     pub(crate) fn gap(&mut self, direction: Direction, bytes: u64) {

@@ -3,6 +3,8 @@
 //! A session is a tape of writes in the order of time. Of it all before an instant is taken away, as for a session that
 //! is joined late, and any stretches of one direction or both, as for bytes that the kernel lost. Every call names
 //! itself in its request, in the head of its response and in its body, so that halves of different calls are found out.
+//! Where it is told how far the other direction had come, as the kernel tells it, a hole costs the calls that it touches
+//! and no other.
 
 use std::collections::BTreeSet;
 use std::ops::Range;
@@ -291,9 +293,24 @@ struct Hole {
     len: usize,
 }
 
+impl Hole {
+    fn span(&self) -> Range<usize> {
+        self.at..self.at.saturating_add(self.len)
+    }
+}
+
+/// What is told of a session besides its bytes.
+#[derive(Clone, Copy, Debug)]
+struct Told {
+    /// It was joined late, whatever its first bytes look like.
+    late: bool,
+    /// With the bytes of one direction, how far the other had come.
+    both: bool,
+}
+
 /// Plays the tape from the byte at `joined` on, with holes, in pieces of the sizes `cuts`. Whether it was joined late
 /// is told as the host tells it: by the first bytes, unless it is known.
-fn play(tape: &Tape, joined: usize, holes: &[Hole], cuts: &[usize], surely_late: bool) -> Outcome {
+fn play(tape: &Tape, joined: usize, holes: &[Hole], cuts: &[usize], told: Told) -> Outcome {
     let mut driver: Option<Driver> = None;
     let mut sizes = cuts.iter().cycle();
     let mut at = 0;
@@ -303,25 +320,68 @@ fn play(tape: &Tape, joined: usize, holes: &[Hole], cuts: &[usize], surely_late:
         while !rest.is_empty() {
             let from = at - rest.len();
             let ours = |hole: &&Hole| if *direction == Sent { hole.sent } else { hole.received };
-            let span = |hole: &Hole| -> Range<usize> { hole.at..hole.at + hole.len };
             let mut len = sizes.next().copied().unwrap_or(rest.len()).min(rest.len());
-            let within = holes.iter().filter(ours).find(|hole| span(hole).contains(&from));
-            let edges = holes.iter().filter(ours).flat_map(|hole| [span(hole).start, span(hole).end]);
+            let within = holes.iter().filter(ours).find(|hole| hole.span().contains(&from));
+            let edges = holes.iter().filter(ours).flat_map(|hole| [hole.span().start, hole.span().end]);
             len = edges.filter(|edge| *edge > from).map(|edge| edge - from).fold(len, usize::min);
             let (piece, later) = rest.split_at(len);
             rest = later;
             if driver.is_none() && within.is_some() {
                 continue; // The kernel does not know of it either.
             }
-            let from_request = *direction == Sent
-                && [b"POST", b"HEAD", b"PRI ", b"GET "].iter().any(|start| piece.starts_with(*start));
-            let driver =
-                driver.get_or_insert_with(|| Driver::new("api.openai.com", surely_late || !from_request));
+            let from_request = *direction == Sent && begins_a_request(piece);
+            let driver = driver.get_or_insert_with(|| {
+                let mut driver = Driver::new("api.openai.com", told.late || !from_request);
+                driver.both = told.both;
+                driver
+            });
             match (within.is_some(), direction) {
                 (true, _) => driver.gap(*direction, len as u64),
                 (false, Sent) => driver.sent(piece),
                 (false, Received) => driver.received(piece),
             }
+        }
+    }
+    let Some(mut driver) = driver else { return Outcome::default() };
+    driver.close();
+    driver.outcome()
+}
+
+fn begins_a_request(bytes: &[u8]) -> bool {
+    [b"POST", b"HEAD", b"PRI ", b"GET "].iter().any(|start| bytes.starts_with(*start))
+}
+
+/// Plays a session that is older than the daemon, from the write `armed` on. Of its writes up to `judged` the kernel
+/// shows the first bytes of those that look like a request, because it does not know yet whose session it is.
+fn play_older(tape: &Tape, armed: usize, judged: usize, cuts: &[usize]) -> Outcome {
+    let mut driver: Option<Driver> = None;
+    let mut ends = [0; 2];
+    let mut sizes = cuts.iter().cycle();
+    for (number, (direction, bytes)) in tape.iter().enumerate().skip(armed) {
+        let shown = match number < judged {
+            true if *direction == Sent && begins_a_request(bytes) => bytes.len().min(512),
+            true => 0,
+            false => bytes.len(),
+        };
+        let (mut shown, hidden) = bytes.split_at(shown);
+        while !shown.is_empty() {
+            let driver = driver.get_or_insert_with(|| {
+                let mut driver = Driver::new("", !(*direction == Sent && begins_a_request(shown)));
+                driver.gap(Sent, ends[0]);
+                driver.gap(Received, ends[1]);
+                driver
+            });
+            let len = if number < judged { shown.len() } else { sizes.next().copied().unwrap_or(1) };
+            let (piece, later) = shown.split_at(len.min(shown.len()));
+            shown = later;
+            match direction {
+                Sent => driver.sent(piece),
+                Received => driver.received(piece),
+            }
+        }
+        match &mut driver {
+            Some(driver) => driver.gap(*direction, hidden.len() as u64),
+            None => ends[usize::from(*direction == Received)] += hidden.len() as u64,
         }
     }
     let Some(mut driver) = driver else { return Outcome::default() };
@@ -364,6 +424,16 @@ fn late(outcome: &Outcome) -> usize {
     outcome.exchanges.iter().filter(|exchange| exchange.reason == Some(Reason::LateAttach)).count()
 }
 
+/// Calls that begin at `from` or later of which no byte is missing.
+fn whole(begins: &[usize], from: usize, holes: &[Hole]) -> BTreeSet<usize> {
+    let ends = begins.iter().skip(1).copied().chain([usize::MAX]);
+    let untouched = |(begin, end): (usize, usize)| {
+        begin >= from && holes.iter().all(|hole| hole.span().end <= begin || end <= hole.at)
+    };
+    let spans = begins.iter().copied().zip(ends);
+    spans.enumerate().filter(|(_, span)| untouched(*span)).map(|(number, _)| number).collect()
+}
+
 fn made(calls: &[Call], http1: bool) -> usize {
     calls.len() + calls.iter().filter(|call| http1 && call.aside).count()
 }
@@ -386,12 +456,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
 
     #[test]
-    fn a_session_joined_late_over_http1_tells_what_it_saw(calls in calls(), joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+    fn a_session_joined_late_over_http1_tells_what_it_saw(calls in calls(), joined: prop::sample::Index, cuts in cuts(), surely_late: bool, both: bool) {
         let (tape, begins) = over_http1(&calls);
         let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
-        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let outcome = play(&tape, joined, &[], &cuts, Told { late: surely_late, both });
         let metered = told(&outcome, made(&calls, true))?;
-        let whole: BTreeSet<usize> = (0..calls.len()).filter(|at| begins[*at] >= joined).collect();
+        let whole = whole(&begins, joined, &[]);
         let begun = begins.iter().filter(|begin| **begin < joined).count();
         prop_assert!(metered.is_superset(&whole), "{whole:?} were seen whole from {joined} on, lost {:?}, {:?}: {:#?}", outcome.lost, outcome.verdict, outcome.exchanges);
         prop_assert!(metered.iter().all(|number| *number + 1 >= begun), "{metered:?} of {begun} begun before");
@@ -401,7 +471,7 @@ proptest! {
     #[test]
     fn calls_asked_in_advance_are_not_mixed(calls in calls(), cuts in cuts()) {
         let tape = over_http1_in_advance(&calls);
-        let outcome = play(&tape, 0, &[], &cuts, false);
+        let outcome = play(&tape, 0, &[], &cuts, Told { late: false, both: true });
         let metered = told(&outcome, made(&calls, true))?;
         // The first piece tells whether it is seen from its start.
         if cuts[0] >= 4 {
@@ -411,10 +481,10 @@ proptest! {
     }
 
     #[test]
-    fn a_session_joined_late_over_http2_tells_what_it_saw(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+    fn a_session_joined_late_over_http2_tells_what_it_saw(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), joined: prop::sample::Index, cuts in cuts(), surely_late: bool, both: bool) {
         let tape = over_http2(&calls, &picks);
         let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
-        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let outcome = play(&tape, joined, &[], &cuts, Told { late: surely_late, both });
         let metered = told(&outcome, made(&calls, false))?;
         if joined == 0 {
             let whole: BTreeSet<usize> = (0..calls.len()).filter(|at| !calls[*at].aside).collect();
@@ -424,10 +494,10 @@ proptest! {
     }
 
     #[test]
-    fn a_session_joined_late_over_a_websocket_tells_what_it_saw(calls in calls(), deflate: Option<bool>, in_advance: bool, joined: prop::sample::Index, cuts in cuts(), surely_late: bool) {
+    fn a_session_joined_late_over_a_websocket_tells_what_it_saw(calls in calls(), deflate: Option<bool>, in_advance: bool, joined: prop::sample::Index, cuts in cuts(), surely_late: bool, both: bool) {
         let (tape, begins, agreed) = over_websocket(&calls, deflate, in_advance);
         let joined = joined.index(tape.iter().map(|(_, bytes)| bytes.len()).sum());
-        let outcome = play(&tape, joined, &[], &cuts, surely_late);
+        let outcome = play(&tape, joined, &[], &cuts, Told { late: surely_late, both });
         let metered = told(&outcome, calls.len())?;
         let whole = (0..calls.len()).filter(|at| begins[*at] >= joined).collect::<BTreeSet<usize>>();
         let in_writes = cuts == [usize::MAX];
@@ -441,24 +511,40 @@ proptest! {
     }
 
     #[test]
-    fn a_hole_over_a_websocket_mixes_no_calls(calls in calls(), deflate: Option<bool>, in_advance: bool, holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
+    fn a_hole_over_a_websocket_mixes_no_calls(calls in calls(), deflate: Option<bool>, in_advance: bool, holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts(), both: bool) {
         let (tape, ..) = over_websocket(&calls, deflate, in_advance);
-        let outcome = play(&tape, joined, &holes, &cuts, false);
+        let outcome = play(&tape, joined, &holes, &cuts, Told { late: false, both });
         told(&outcome, calls.len())?;
     }
 
     #[test]
-    fn a_hole_over_http1_mixes_no_calls(calls in calls(), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
-        let (tape, _) = over_http1(&calls);
-        let outcome = play(&tape, joined, &holes, &cuts, false);
-        told(&outcome, made(&calls, true))?;
+    fn of_a_session_older_than_the_daemon_what_is_seen_whole_is_metered(calls in calls(), armed: prop::sample::Index, more in 1usize..12, cuts in cuts()) {
+        let (tape, begins) = over_http1(&calls);
+        let armed = armed.index(tape.len());
+        let shows = tape.iter().skip(armed).position(|(direction, bytes)| *direction == Sent && begins_a_request(bytes));
+        let judged = armed + shows.unwrap_or(0) + more;
+        let outcome = play_older(&tape, armed, judged, &cuts);
+        let metered = told(&outcome, made(&calls, true))?;
+        let bytes_before = tape.iter().take(judged).map(|(_, bytes)| bytes.len()).sum();
+        let whole = whole(&begins, bytes_before, &[]);
+        prop_assert!(metered.is_superset(&whole), "{whole:?} were seen whole, lost {:?}, {:?}: {:#?}", outcome.lost, outcome.verdict, outcome.exchanges);
         prop_assert!(late(&outcome) <= 1, "{:#?}", outcome.exchanges);
     }
 
     #[test]
-    fn a_hole_over_http2_mixes_no_calls(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts()) {
+    fn a_hole_over_http1_mixes_no_calls(calls in calls(), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts(), both: bool) {
+        let (tape, begins) = over_http1(&calls);
+        let outcome = play(&tape, joined, &holes, &cuts, Told { late: false, both });
+        let metered = told(&outcome, made(&calls, true))?;
+        prop_assert!(late(&outcome) <= 1, "{:#?}", outcome.exchanges);
+        let whole = whole(&begins, joined, &holes);
+        prop_assert!(!both || metered.is_superset(&whole), "{whole:?} were seen whole, lost {:?}, {:?}: {:#?}", outcome.lost, outcome.verdict, outcome.exchanges);
+    }
+
+    #[test]
+    fn a_hole_over_http2_mixes_no_calls(calls in calls(), picks in prop::collection::vec(0usize..6, 1..40), holes in holes(), joined in prop_oneof![Just(0), 0usize..2000], cuts in cuts(), both: bool) {
         let tape = over_http2(&calls, &picks);
-        let outcome = play(&tape, joined, &holes, &cuts, false);
+        let outcome = play(&tape, joined, &holes, &cuts, Told { late: false, both });
         told(&outcome, made(&calls, false))?;
     }
 }

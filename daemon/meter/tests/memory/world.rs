@@ -71,7 +71,13 @@ impl World {
     fn chunk(&mut self, session: usize, direction: Direction, bytes: &[u8]) {
         let at = usize::from(direction == Direction::Received);
         let offset = self.ends[session][at];
-        self.handle(Input::Chunk { session: SessionId(session as u64), direction, offset, bytes });
+        self.handle(Input::Chunk {
+            session: SessionId(session as u64),
+            direction,
+            offset,
+            opposite: 0,
+            bytes,
+        });
         self.ends[session][at] += bytes.len() as u64;
     }
 

@@ -39,9 +39,11 @@ pub fn pipeline(data: &[u8]) {
         now += 1_000;
         match step {
             Step::Bytes(direction, bytes) => {
-                let offset = &mut ends[usize::from(direction == Direction::Received)];
-                pipeline.handle(Input::Chunk { session, direction, offset: *offset, bytes }, Moment(now));
-                *offset += bytes.len() as u64;
+                let at = usize::from(direction == Direction::Received);
+                // How far the other direction is may be told.
+                let (offset, opposite) = (ends[at], if flags & 4 != 0 { ends[1 - at] } else { 0 });
+                pipeline.handle(Input::Chunk { session, direction, offset, opposite, bytes }, Moment(now));
+                ends[at] += bytes.len() as u64;
             }
             Step::Gap(direction, bytes) => ends[usize::from(direction == Direction::Received)] += bytes,
         }
@@ -124,7 +126,7 @@ pub fn exchanges(
     for (direction, bytes) in [(Direction::Sent, &sent), (Direction::Received, &received)] {
         let mut offset = 0;
         for bytes in bytes.chunks(size) {
-            pipeline.handle(Input::Chunk { session, direction, offset, bytes }, Moment(2));
+            pipeline.handle(Input::Chunk { session, direction, offset, opposite: 0, bytes }, Moment(2));
             offset += bytes.len() as u64;
         }
     }

@@ -142,7 +142,10 @@ pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
     for (direction, bytes) in pieces {
         let [sent, received] = &mut ends;
         let end = if *direction == Direction::Sent { sent } else { received };
-        pipeline.handle(Input::Chunk { session, direction: *direction, offset: *end, bytes }, tick());
+        pipeline.handle(
+            Input::Chunk { session, direction: *direction, offset: *end, opposite: 0, bytes },
+            tick(),
+        );
         *end += bytes.len() as u64;
     }
     let [sent, received] = ends;
