@@ -25,11 +25,16 @@ impl Held {
 
     /// Adds `bytes`.
     pub fn push(&mut self, bytes: &[u8]) {
-        let wanted = self.0.len().saturating_add(bytes.len());
+        self.reserve(bytes.len());
+        self.0.extend_from_slice(bytes);
+    }
+
+    /// Makes room for `more` bytes, and for some that may follow.
+    pub fn reserve(&mut self, more: usize) {
+        let wanted = self.0.len().saturating_add(more);
         if wanted > self.0.capacity() {
             self.grow(wanted.next_power_of_two());
         }
-        self.0.extend_from_slice(bytes);
     }
 
     /// Makes room for `capacity` bytes in all. The old place is wiped: `Vec` would leave a copy behind.
@@ -108,8 +113,14 @@ impl<const N: usize> Short<N> {
 
     /// Empties it.
     pub fn clear(&mut self) {
-        self.bytes.get_mut(..self.len).unwrap_or_default().zeroize();
-        (self.len, self.whole) = (0, true);
+        self.truncate(0);
+        self.whole = true;
+    }
+
+    /// Keeps the first `bytes`.
+    pub fn truncate(&mut self, bytes: usize) {
+        self.bytes.get_mut(bytes.min(self.len)..self.len).unwrap_or_default().zeroize();
+        self.len = self.len.min(bytes);
     }
 }
 
@@ -137,6 +148,63 @@ impl<const N: usize> fmt::Debug for Short<N> {
     /// How much, never what.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} bytes", self.len)
+    }
+}
+
+/// Bytes of any number, of which the first `N` need no memory of their own. To be used where it was made: a move would
+/// leave a copy behind.
+pub struct Roomy<const N: usize> {
+    near: Short<N>,
+    /// All of them, once they are more than `N`.
+    far: Held,
+}
+
+impl<const N: usize> Roomy<N> {
+    /// Adds `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        self.reserve(bytes.len());
+        match self.is_far() {
+            true => self.far.push(bytes),
+            false => self.near.push(bytes),
+        }
+    }
+
+    /// Makes room for `more` bytes.
+    pub fn reserve(&mut self, more: usize) {
+        let wanted = self.len().saturating_add(more);
+        if self.is_far() {
+            self.far.reserve(more);
+        } else if wanted > N {
+            self.far.reserve(wanted);
+            self.far.push(&self.near);
+            self.near.clear();
+        }
+    }
+
+    /// Keeps the first `bytes`.
+    pub fn truncate(&mut self, bytes: usize) {
+        match self.is_far() {
+            true => self.far.truncate(bytes),
+            false => self.near.truncate(bytes),
+        }
+    }
+
+    fn is_far(&self) -> bool {
+        self.far.capacity() > 0
+    }
+}
+
+impl<const N: usize> Default for Roomy<N> {
+    fn default() -> Roomy<N> {
+        Roomy { near: Short::default(), far: Held::new() }
+    }
+}
+
+impl<const N: usize> Deref for Roomy<N> {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        if self.is_far() { &self.far } else { &self.near }
     }
 }
 
@@ -180,5 +248,14 @@ mod tests {
         assert_eq!(format!("{short:?}"), "4 bytes");
         short.clear();
         assert_eq!((short.bytes, short.is_whole()), ([0; 4], true));
+        let mut roomy = Roomy::<4>::default();
+        roomy.push(b"abcd");
+        roomy.truncate(3);
+        assert_eq!((&*roomy, roomy.near.bytes, roomy.far.capacity()), (&b"abc"[..], *b"abc\0", 0));
+        roomy.push(b"defg");
+        assert_eq!((&*roomy, roomy.near.bytes), (&b"abcdefg"[..], [0; 4]));
+        roomy.truncate(1);
+        roomy.push(b"x");
+        assert_eq!(&*roomy, b"ax");
     }
 }

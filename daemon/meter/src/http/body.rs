@@ -7,6 +7,7 @@ use brotli_decompressor::{
     Allocator, BrotliDecompressStream, BrotliResult, BrotliState, SliceWrapperMut, StandardAlloc,
 };
 use flate2::{Decompress, FlushDecompress, Status};
+use smallvec::SmallVec;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 
 use super::{Header, header};
@@ -21,7 +22,7 @@ use crate::payload::wipe;
 #[derive(Debug, Default)]
 pub struct Decoder {
     /// The coding applied last comes first.
-    stages: Vec<Stage>,
+    stages: SmallVec<[Stage; 1]>,
     broken: Option<Reason>,
     taken: u64,
     given: u64,
@@ -123,7 +124,7 @@ impl std::fmt::Debug for Stage {
 }
 
 enum Coding {
-    Gzip(Box<Gzip>),
+    Gzip(Gzip),
     Deflate(Deflate),
     Brotli(Box<BrotliState<Wiping, Wiping, Wiping>>, bool),
     Zstd(Box<ZstdDecoder<'static>>),
@@ -133,7 +134,7 @@ impl Stage {
     fn new(name: &str, budget: &Budget) -> Result<Stage, Reason> {
         let is = |known: &[&str]| known.iter().any(|known| name.eq_ignore_ascii_case(known));
         let (coding, lease) = if is(&["gzip", "x-gzip"]) {
-            (Coding::Gzip(Box::new(Gzip::new())), budget.lease(INFLATE_BYTES))
+            (Coding::Gzip(Gzip::new()), budget.lease(INFLATE_BYTES))
         } else if is(&["deflate"]) {
             (Coding::Deflate(Deflate::Unknown(None)), budget.lease(INFLATE_BYTES))
         } else if is(&["br"]) {

@@ -7,17 +7,15 @@
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
-use zeroize::Zeroizing;
+use smallvec::SmallVec;
 
 use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HPACK_TABLE_MAX};
-
-/// A name or value.
-type Text = Zeroizing<Vec<u8>>;
+use crate::payload::{Held, Roomy};
 
 /// The dynamic table of one direction.
 pub struct Decoder {
     /// Newest first.
-    entries: VecDeque<(Text, Text)>,
+    entries: VecDeque<Entry>,
     size: usize,
     /// Size in force, chosen by the encoder.
     capacity: usize,
@@ -30,13 +28,74 @@ impl std::fmt::Debug for Decoder {
     }
 }
 
+/// An entry of the dynamic table.
+struct Entry {
+    /// Its name, and behind it its value.
+    text: Held,
+    /// Bytes of the name; none if it is not known.
+    name: usize,
+}
+
+impl Entry {
+    fn size(&self) -> usize {
+        self.text.len() + OVERHEAD
+    }
+}
+
+/// Bytes and number of fields of a head that need no memory of their own: heads of API calls have 300 to 1,800.
+const USUAL: (usize, usize) = (2048, 32);
+
+/// Names and values, one behind the other.
+type Text = Roomy<{ USUAL.0 }>;
+
 /// The fields of one head block.
 #[derive(Default)]
 pub struct Fields {
-    /// Names and values, in order.
-    pub list: Vec<(Text, Text)>,
+    text: Text,
+    /// Where the name and the value of each end.
+    ends: SmallVec<[[u32; 2]; USUAL.1]>,
     /// Fields that referred to what was never seen.
     pub unknown: usize,
+}
+
+impl Fields {
+    /// Those of a head that could not be decoded.
+    pub fn unknown() -> Fields {
+        Fields { unknown: 1, ..Fields::default() }
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let part = |from: u32, to: u32| self.text.get(from as usize..to as usize).unwrap_or_default();
+        let mut begin = 0;
+        self.ends.iter().map(move |&[name, value]| {
+            let field = (part(begin, name), part(name, value));
+            begin = value;
+            field
+        })
+    }
+
+    /// The first value of `name`, if it is text.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        let (_, value) = self.iter().find(|(field, _)| *field == name.as_bytes())?;
+        std::str::from_utf8(value).ok()
+    }
+
+    /// What follows the last field is one more, with a name of so many bytes; without a name it is unknown.
+    fn close(&mut self, name: usize) -> Result<(), Broken> {
+        let begin = self.ends.last().map_or(0, |[_, value]| *value as usize);
+        if name == 0 {
+            self.text.truncate(begin);
+            self.unknown += 1;
+            return Ok(());
+        }
+        let end = self.text.len();
+        if end > HEAD_BYTES_MAX || self.ends.len() >= HEADERS_MAX {
+            return Err(Broken);
+        }
+        self.ends.push([(begin + name) as u32, end as u32]);
+        Ok(())
+    }
 }
 
 /// A head block that is not HPACK, or larger than any: what follows on the connection cannot be decoded either.
@@ -62,30 +121,25 @@ impl Decoder {
         self.size = 0;
     }
 
-    /// Decodes a whole head block.
+    /// Decodes a whole head block into `fields`, which hold none.
     ///
     /// # Errors
-    /// The block is broken or too large.
-    pub fn decode(&mut self, mut block: &[u8]) -> Result<Fields, Broken> {
-        let mut fields = Fields::default();
-        let mut total = 0usize;
+    /// The block is broken or too large; what was decoded of it is of no use.
+    pub fn decode(&mut self, mut block: &[u8], fields: &mut Fields) -> Result<(), Broken> {
         let mut begun = false;
         while let Some(first) = block.first().copied() {
-            let field = match first {
+            let begin = fields.text.len();
+            let name = match first {
                 0x80.. => {
-                    let index = integer(&mut block, 7)?;
-                    self.lookup(index)?
+                    let (name, value) = self.lookup(integer(&mut block, 7)?)?;
+                    fields.text.push(name);
+                    fields.text.push(value);
+                    name.len()
                 }
                 0x40..=0x7f => {
-                    let (name, value) = self.literal(&mut block, 6)?;
-                    let name = name.map(|name| {
-                        self.insert(name.clone(), value.clone());
-                        (name, value.clone())
-                    });
-                    if name.is_none() {
-                        // It takes its place although its name is not known.
-                        self.insert(Text::default(), value);
-                    }
+                    let name = self.literal(&mut block, 6, &mut fields.text)?;
+                    // It takes its place although its name may not be known.
+                    self.insert(fields.text.get(begin..).unwrap_or_default(), name);
                     name
                 }
                 0x20..=0x3f => {
@@ -98,61 +152,54 @@ impl Decoder {
                     self.evict(0);
                     continue;
                 }
-                _ => {
-                    let (name, value) = self.literal(&mut block, 4)?;
-                    name.map(|name| (name, value))
-                }
+                _ => self.literal(&mut block, 4, &mut fields.text)?,
             };
             begun = true;
-            match field {
-                Some((name, _)) if name.is_empty() => fields.unknown += 1,
-                Some((name, value)) => {
-                    total = total.saturating_add(name.len()).saturating_add(value.len());
-                    if total > HEAD_BYTES_MAX || fields.list.len() >= HEADERS_MAX {
-                        return Err(Broken);
-                    }
-                    fields.list.push((name, value));
-                }
-                None => fields.unknown += 1,
-            }
+            fields.close(name)?;
         }
-        Ok(fields)
+        Ok(())
     }
 
-    fn literal(&self, block: &mut &[u8], prefix: u32) -> Result<(Option<Text>, Text), Broken> {
-        let index = integer(block, prefix)?;
-        let name = match index {
-            0 => Some(text(block)?),
-            _ => self.lookup(index)?.map(|(name, _)| name).filter(|name| !name.is_empty()),
-        };
-        Ok((name, text(block)?))
+    /// Adds name and value of a literal field to `out`. Returns the bytes of its name, none if that is not known.
+    fn literal(&self, block: &mut &[u8], prefix: u32, out: &mut Text) -> Result<usize, Broken> {
+        let begin = out.len();
+        match integer(block, prefix)? {
+            0 => text(block, out)?,
+            index => out.push(self.lookup(index)?.0),
+        }
+        let name = out.len() - begin;
+        text(block, out)?;
+        Ok(name)
     }
 
-    /// The entry at `index`; `None` for one that was never seen.
-    fn lookup(&self, index: usize) -> Result<Option<(Text, Text)>, Broken> {
-        let own = |text: &str| Zeroizing::new(text.as_bytes().to_vec());
+    /// Name and value at `index`; without a name if it was never seen.
+    fn lookup(&self, index: usize) -> Result<(&[u8], &[u8]), Broken> {
         let at = index.checked_sub(1).ok_or(Broken)?;
-        match STATIC.get(at) {
-            Some((name, value)) => Ok(Some((own(name), own(value)))),
-            None => Ok(self.entries.get(at - STATIC.len()).cloned()),
-        }
+        Ok(match (STATIC.get(at), self.entries.get(at.wrapping_sub(STATIC.len()))) {
+            (Some((name, value)), _) => (name.as_bytes(), value.as_bytes()),
+            (None, Some(entry)) => entry.text.split_at_checked(entry.name).unwrap_or_default(),
+            (None, None) => Default::default(),
+        })
     }
 
-    fn insert(&mut self, name: Text, value: Text) {
-        let size = name.len() + value.len() + OVERHEAD;
-        self.evict(size);
-        if size <= self.capacity {
-            self.size += size;
-            self.entries.push_front((name, value));
+    fn insert(&mut self, field: &[u8], name: usize) {
+        let mut text = Held::new();
+        text.grow(field.len());
+        text.push(field);
+        let entry = Entry { text, name };
+        self.evict(entry.size());
+        if entry.size() <= self.capacity {
+            self.size += entry.size();
+            self.entries.push_front(entry);
         }
     }
 
     /// Makes room for `size`.
     fn evict(&mut self, size: usize) {
         while self.size + size > self.capacity
-            && let Some((name, value)) = self.entries.pop_back()
+            && let Some(entry) = self.entries.pop_back()
         {
-            self.size = self.size.saturating_sub(name.len() + value.len() + OVERHEAD);
+            self.size = self.size.saturating_sub(entry.size());
         }
     }
 }
@@ -178,12 +225,17 @@ fn integer(block: &mut &[u8], prefix: u32) -> Result<usize, Broken> {
     Ok(value)
 }
 
-fn text(block: &mut &[u8]) -> Result<Text, Broken> {
+/// Adds a name or value to `out`.
+fn text(block: &mut &[u8], out: &mut Text) -> Result<(), Broken> {
     let packed = block.first().is_some_and(|first| first & 0x80 != 0);
     let len = integer(block, 7)?;
     let (bytes, rest) = block.split_at_checked(len).ok_or(Broken)?;
     *block = rest;
-    if packed { huffman(bytes) } else { Ok(Zeroizing::new(bytes.to_vec())) }
+    if packed {
+        return huffman(bytes, out);
+    }
+    out.push(bytes);
+    Ok(())
 }
 
 /// Canonical code: for each length, the first code, the first position in the order of symbols, and how many.
@@ -219,10 +271,10 @@ fn code() -> &'static Code {
     })
 }
 
-fn huffman(bytes: &[u8]) -> Result<Text, Broken> {
+fn huffman(bytes: &[u8], out: &mut Text) -> Result<(), Broken> {
     let code = code();
-    // The shortest code has five bits: no growth by reallocation, which would leave copies behind.
-    let mut made = Zeroizing::new(Vec::with_capacity(bytes.len() * 8 / 5 + 1));
+    // The shortest code has five bits.
+    out.reserve(bytes.len() * 8 / 5 + 1);
     let (mut value, mut bits) = (0u32, 0usize);
     for byte in bytes {
         for shift in (0..8).rev() {
@@ -237,13 +289,13 @@ fn huffman(bytes: &[u8]) -> Result<Text, Broken> {
                 && offset < u32::from(*count)
             {
                 let at = usize::from(*start) + usize::try_from(offset).unwrap_or(0);
-                made.push(*code.symbols.get(at).ok_or(Broken)?);
+                out.push(&[*code.symbols.get(at).ok_or(Broken)?]);
                 (value, bits) = (0, 0);
             }
         }
     }
     // Padding is less than a byte of ones.
-    if bits < 8 && value == (1 << bits) - 1 { Ok(made) } else { Err(Broken) }
+    if bits < 8 && value == (1 << bits) - 1 { Ok(()) } else { Err(Broken) }
 }
 
 /// Lengths of the codes of RFC 7541, appendix B; the code is canonical, so they are all there is to know.
@@ -327,7 +379,7 @@ const STATIC: [(&str, &str); 61] = [
 
 #[cfg(test)]
 mod tests {
-    use super::Decoder;
+    use super::{Decoder, Fields};
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(|byte| byte.is_ascii_hexdigit()).collect();
@@ -341,10 +393,10 @@ mod tests {
         let mut decoder = Decoder::default();
         let mut seen = Vec::new();
         for block in blocks {
-            let fields = decoder.decode(&hex(block)).unwrap_or_else(|_| panic!("{block}"));
+            let mut fields = Fields::default();
+            decoder.decode(&hex(block), &mut fields).unwrap_or_else(|_| panic!("{block}"));
             assert_eq!(fields.unknown, 0, "{block}");
             seen = fields
-                .list
                 .iter()
                 .map(|(name, value)| {
                     format!("{}: {}", String::from_utf8_lossy(name), String::from_utf8_lossy(value))
@@ -393,10 +445,11 @@ mod tests {
     #[test]
     fn what_was_never_seen_is_left_out() {
         let mut decoder = Decoder::default();
-        let fields = decoder.decode(&hex("82 c5 be")).unwrap_or_default();
-        assert_eq!((fields.list.len(), fields.unknown), (1, 2));
+        let mut fields = Fields::default();
+        assert_eq!(decoder.decode(&hex("82 c5 be"), &mut fields), Ok(()));
+        assert_eq!((fields.iter().count(), fields.unknown), (1, 2));
         for broken in ["80", "ff ff ff ff ff ff", "40 05 61", "00 81 00 00", "3f ff ff 7f", "82 20"] {
-            assert!(Decoder::default().decode(&hex(broken)).is_err(), "{broken}");
+            assert!(Decoder::default().decode(&hex(broken), &mut Fields::default()).is_err(), "{broken}");
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Server-sent events by the WHATWG rules, from a body that may be cut anywhere. Data is handed on, never held.
 
 use crate::limits::SSE_NAME_MAX;
-use crate::payload::{Held, Short};
+use crate::payload::Short;
 
 /// Takes the parts of events.
 pub trait Events {
@@ -17,7 +17,7 @@ pub struct Sse {
     place: Place,
     /// Name of the field being read, as far as it matters.
     field: Short<5>,
-    name: Held,
+    name: Short<SSE_NAME_MAX>,
     has_data: bool,
     /// The last byte was a carriage return: a line feed after it belongs to it.
     after_return: bool,
@@ -53,7 +53,7 @@ impl Default for Sse {
         Sse {
             place: Place::Mark,
             field: Short::default(),
-            name: Held::new(),
+            name: Short::default(),
             has_data: false,
             after_return: false,
             mark: 0,
@@ -108,10 +108,7 @@ impl Sse {
                     let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
                     match kind {
                         Kind::Data if !part.is_empty() => events.data(part),
-                        Kind::Event => {
-                            let room = SSE_NAME_MAX.saturating_sub(self.name.len());
-                            self.name.push(part.get(..part.len().min(room)).unwrap_or_default());
-                        }
+                        Kind::Event => self.name.push(part),
                         Kind::Data | Kind::Other => {}
                     }
                     bytes = match end {

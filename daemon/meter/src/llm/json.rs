@@ -3,183 +3,19 @@
 //! Memory is fixed whatever the document is. Values that nobody wants are skipped by searching for their end. It is
 //! lenient: text that is not JSON gives no values, never an error. Several documents may follow each other.
 
+mod paths;
+mod value;
+
+pub use self::paths::Paths;
+pub(super) use self::paths::{ROOT, UNWANTED};
+pub use self::value::Value;
 use crate::limits::{JSON_DEPTH_MAX, JSON_TEXT_MAX};
 use crate::payload::Short;
-
-/// A value at a wanted path.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Value<'a> {
-    /// `null`.
-    Null,
-    /// `true` or `false`.
-    Bool(bool),
-    /// A number as it is written.
-    Number(&'a [u8]),
-    /// A string, unescaped. Only its first [`JSON_TEXT_MAX`] bytes if it is longer: then `whole` is false.
-    Text {
-        /// Bytes, UTF-8 if the document is.
-        bytes: &'a [u8],
-        /// False if cut.
-        whole: bool,
-    },
-    /// An object begins; its members follow.
-    Object,
-    /// An array begins; its elements follow.
-    Array,
-}
-
-impl Value<'_> {
-    /// The count in a number or a string, `10.0` included. `None` for anything else, negative numbers and fractions.
-    pub fn count(&self) -> Option<u64> {
-        let text = match self {
-            Value::Number(text) => text,
-            Value::Text { bytes, whole: true } => bytes,
-            _ => return None,
-        };
-        let (mantissa, exponent) = decimal(text)?;
-        let mut number = mantissa;
-        for _ in 0..exponent.unsigned_abs() {
-            if exponent > 0 {
-                number = number.checked_mul(10)?;
-            } else if number % 10 == 0 {
-                number /= 10;
-            } else {
-                return None;
-            }
-        }
-        u64::try_from(number).ok()
-    }
-
-    /// The number scaled by `10^power`, cut to a whole number. `None` for anything else and negative numbers.
-    pub fn scaled(&self, power: i32) -> Option<u128> {
-        let text = match self {
-            Value::Number(text) => text,
-            Value::Text { bytes, whole: true } => bytes,
-            _ => return None,
-        };
-        let (mut number, exponent) = decimal(text)?;
-        let exponent = exponent.checked_add(power)?;
-        if exponent < -40 {
-            return Some(0);
-        }
-        for _ in 0..exponent.unsigned_abs() {
-            number = if exponent > 0 { number.checked_mul(10)? } else { number / 10 };
-        }
-        Some(number)
-    }
-}
-
-/// Digits as a whole number, and the power of ten it is to be multiplied with.
-fn decimal(text: &[u8]) -> Option<(u128, i32)> {
-    let (mut number, mut exponent, mut digits, mut fraction) = (0u128, 0i32, 0u32, false);
-    let mut rest = text;
-    while let Some((byte, after)) = rest.split_first() {
-        match byte {
-            b'0'..=b'9' => {
-                digits += 1;
-                exponent = exponent.checked_sub(i32::from(fraction))?;
-                match number.checked_mul(10).and_then(|tens| tens.checked_add(u128::from(byte - b'0'))) {
-                    Some(more) => number = more,
-                    // More digits than any amount has: the rest only moves the point.
-                    None => exponent = exponent.checked_add(1)?,
-                }
-            }
-            b'.' if !fraction => fraction = true,
-            b'e' | b'E' => {
-                let written: i32 = std::str::from_utf8(after).ok()?.parse().ok()?;
-                exponent = exponent.checked_add(written)?;
-                break;
-            }
-            _ => return None,
-        }
-        rest = after;
-    }
-    if number == 0 {
-        exponent = 0;
-    }
-    (digits > 0 && exponent.abs() <= 80).then_some((number, exponent))
-}
 
 /// Takes values.
 pub trait Visitor<F> {
     /// The value at the wanted path `field`.
     fn value(&mut self, field: F, value: Value<'_>);
-}
-
-/// Wanted paths, made for looking up keys as they come.
-#[derive(Debug)]
-pub struct Paths<F> {
-    nodes: Vec<Node<F>>,
-}
-
-#[derive(Debug)]
-struct Node<F> {
-    field: Option<F>,
-    members: Vec<(&'static [u8], u16)>,
-    /// Node of all elements of an array here.
-    element: u16,
-}
-
-/// Nothing below is wanted.
-pub(super) const UNWANTED: u16 = u16::MAX;
-pub(super) const ROOT: u16 = 0;
-
-impl<F: Copy> Paths<F> {
-    /// Paths like `/choices/*/finish_reason`; `*` stands for every element of an array.
-    pub fn new(wanted: &[(&'static str, F)]) -> Paths<F> {
-        let mut paths = Paths { nodes: vec![Node { field: None, members: Vec::new(), element: UNWANTED }] };
-        for (path, field) in wanted {
-            let mut at = usize::from(ROOT);
-            for key in path.split('/').skip(1) {
-                at = paths.child(at, key);
-            }
-            if let Some(node) = paths.nodes.get_mut(at) {
-                node.field = Some(*field);
-            }
-        }
-        paths
-    }
-
-    fn child(&mut self, at: usize, key: &'static str) -> usize {
-        let fresh = u16::try_from(self.nodes.len()).unwrap_or(UNWANTED);
-        let Some(node) = self.nodes.get_mut(at) else { return at };
-        let known = if key == "*" {
-            node.element
-        } else {
-            node.members
-                .iter()
-                .find(|(name, _)| *name == key.as_bytes())
-                .map_or(UNWANTED, |(_, child)| *child)
-        };
-        if known != UNWANTED {
-            return usize::from(known);
-        }
-        if key == "*" {
-            node.element = fresh;
-        } else {
-            node.members.push((key.as_bytes(), fresh));
-        }
-        self.nodes.push(Node { field: None, members: Vec::new(), element: UNWANTED });
-        usize::from(fresh)
-    }
-
-    pub(super) fn member(&self, at: u16, key: &[u8]) -> u16 {
-        let Some(node) = self.nodes.get(usize::from(at)) else { return UNWANTED };
-        node.members.iter().find(|(name, _)| *name == key).map_or(UNWANTED, |(_, child)| *child)
-    }
-
-    fn element(&self, at: u16) -> u16 {
-        self.nodes.get(usize::from(at)).map_or(UNWANTED, |node| node.element)
-    }
-
-    /// Whether something below the node is wanted.
-    pub(super) fn is_inner(&self, at: u16) -> bool {
-        self.nodes.get(usize::from(at)).is_some_and(|node| !node.members.is_empty())
-    }
-
-    pub(super) fn field(&self, at: u16) -> Option<F> {
-        self.nodes.get(usize::from(at)).and_then(|node| node.field)
-    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -431,9 +267,7 @@ impl Scanner {
                     visitor.value(field, if array { Value::Array } else { Value::Object });
                 }
                 let node = if array { paths.element(self.node) } else { self.node };
-                let leads = node != UNWANTED
-                    && (array
-                        || paths.nodes.get(usize::from(node)).is_some_and(|node| !node.members.is_empty()));
+                let leads = node != UNWANTED && (array || paths.is_inner(node));
                 match self.stack.get_mut(self.depth) {
                     Some(frame) if leads => {
                         *frame = Frame { node, array };

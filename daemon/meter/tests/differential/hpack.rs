@@ -1,6 +1,6 @@
 //! HPACK beside `loona-hpack`: blocks that it made, and blocks that nobody made.
 
-use meter::http::hpack::Decoder;
+use meter::http::hpack::{Decoder, Fields};
 use proptest::prelude::*;
 
 type List = Vec<(Vec<u8>, Vec<u8>)>;
@@ -8,11 +8,10 @@ type List = Vec<(Vec<u8>, Vec<u8>)>;
 /// What ours says of a block: its fields, or that it is broken. `None`: it refers to what was never seen, or is beyond
 /// the bounds, on which the other has an opinion of its own.
 fn ours(decoder: &mut Decoder, block: &[u8]) -> Option<Result<List, ()>> {
-    match decoder.decode(block) {
-        Ok(fields) if fields.unknown > 0 => None,
-        Ok(fields) => {
-            Some(Ok(fields.list.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect()))
-        }
+    let mut fields = Fields::default();
+    match decoder.decode(block, &mut fields) {
+        Ok(()) if fields.unknown > 0 => None,
+        Ok(()) => Some(Ok(fields.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())),
         Err(_) => Some(Err(())),
     }
 }
