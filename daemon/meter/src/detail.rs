@@ -1,7 +1,8 @@
 //! Counts that few providers report: tokens by modality and lifetime, and what is billed in other units than tokens.
 //!
 //! They refine the counts of [`crate::exchange::Usage`] and never add to them: audio in a cache is part of what was read
-//! from the cache, and that is part of the input.
+//! from the cache, and that is part of the input. What compaction used is apart: the provider counts it beside the answer
+//! and bills it.
 
 macro_rules! details {
     ($($(#[$doc:meta])* $variant:ident = $code:literal $name:literal,)+) => {
@@ -92,11 +93,33 @@ details! {
     Sources = 28 "sources",
     /// Pages that the provider's tools fetched.
     WebFetchRequests = 29 "web_fetch_requests",
+    /// Searches in the web that the provider's tool made, as the answer lists them.
+    WebSearchCalls = 30 "web_search_calls",
+    /// Searches in the caller's files that the provider's tool made, as the answer lists them.
+    FileSearchCalls = 31 "file_search_calls",
+    /// Runs of code that the provider's tool made, as the answer lists them.
+    CodeInterpreterCalls = 32 "code_interpreter_calls",
+    /// Input that was not cached and that summing the conversation up used, beside the answer.
+    CompactionInput = 33 "compaction_input_tokens",
+    /// The same, read from a cache.
+    CompactionCacheRead = 34 "compaction_cache_read_input_tokens",
+    /// The same, written to a cache.
+    CompactionCacheCreation = 35 "compaction_cache_creation_input_tokens",
+    /// Output of summing the conversation up, beside the answer.
+    CompactionOutput = 36 "compaction_output_tokens",
+    /// Time that the model ran, ms, where that is what is billed.
+    ComputeMs = 37 "compute_ms",
 }
 
 /// What was reported of them; the rest is unknown.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Details([Option<u64>; Detail::ALL.len()]);
+
+impl Default for Details {
+    fn default() -> Details {
+        Details([None; Detail::ALL.len()])
+    }
+}
 
 impl Details {
     /// The count, if it was reported.
@@ -108,6 +131,13 @@ impl Details {
     pub fn set(&mut self, detail: Detail, count: u64) {
         if let Some(slot) = self.0.get_mut(detail as usize) {
             *slot = Some(count);
+        }
+    }
+
+    /// Forgets a count.
+    pub fn unset(&mut self, detail: Detail) {
+        if let Some(slot) = self.0.get_mut(detail as usize) {
+            *slot = None;
         }
     }
 

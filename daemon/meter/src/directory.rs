@@ -6,9 +6,12 @@
 //!
 //! The directory never resolves names and knows no addresses.
 
+mod hosts;
 mod paths;
 #[cfg(test)]
 mod paths_tests;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -17,6 +20,7 @@ use std::sync::Arc;
 use serde::Deserialize;
 
 use crate::llm::dialect::{self, Dialect};
+use hosts::{Cloud, HostPattern, Regional, is_loopback, is_region, kernel_key, split_port};
 pub use paths::{OPERATIONS, Operation, PathError};
 use paths::{RawOperation, Routes};
 
@@ -126,22 +130,6 @@ struct Entry {
     provider: u32,
     /// `None`: any.
     port: Option<u16>,
-}
-
-/// `head` + region + `tail`, below any subdomain if `subdomains`.
-#[derive(Clone, Debug)]
-struct Regional {
-    head: Box<str>,
-    cloud: Cloud,
-    tail: Box<str>,
-    subdomains: bool,
-    provider: u32,
-}
-
-#[derive(Clone, Copy, Debug)]
-enum Cloud {
-    Aws,
-    Gcp,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -443,247 +431,5 @@ impl Directory {
         });
         let wanted = |index: u32| self.provider(index).is_some_and(|provider| !provider.mixed);
         exact.chain(domains).chain(regional).filter(move |(_, index)| wanted(*index))
-    }
-}
-
-impl Regional {
-    fn matches(&self, host: &str) -> bool {
-        let Some(front) = host.strip_suffix(&*self.tail) else { return false };
-        if !self.subdomains {
-            return front.strip_prefix(&*self.head).is_some_and(is_region);
-        }
-        // `x.head-region`: the region is what follows the last occurrence of the head.
-        let Some((_, region)) = front.rsplit_once(&format!(".{}", self.head)) else { return false };
-        is_region(region)
-    }
-}
-
-/// A host as the directory's file and users write it.
-enum HostPattern {
-    Exact { host: String, port: Option<u16> },
-    Domain { domain: String },
-    Regional { head: String, cloud: Cloud, tail: String, subdomains: bool },
-}
-
-impl HostPattern {
-    fn parse(text: &str) -> Result<HostPattern, &'static str> {
-        if text.contains("://") || text.contains('/') {
-            return Err("give a host name, not a URL");
-        }
-        let (host, port) = split_port(text).ok_or("not a host or host:port")?;
-        let host = host.to_ascii_lowercase();
-        if host.is_empty() {
-            return Err("is empty");
-        }
-        if host.len() > Directory::HOST_BYTES_MAX {
-            return Err("is longer than 253 bytes");
-        }
-        if host.parse::<IpAddr>().is_ok() {
-            return Ok(HostPattern::Exact { host, port });
-        }
-        let (subdomains, name) = match host.strip_prefix("*.") {
-            Some(name) => (true, name),
-            None => (false, host.as_str()),
-        };
-        for (placeholder, cloud) in [("{aws}", Cloud::Aws), ("{gcp}", Cloud::Gcp)] {
-            if let Some((head, tail)) = name.split_once(placeholder) {
-                let (head, tail) = (head.to_owned(), tail.to_owned());
-                return Ok(HostPattern::Regional { head, cloud, tail, subdomains });
-            }
-        }
-        let label = |label: &str| {
-            let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            !label.is_empty() && label.len() <= 63 && label.bytes().all(good)
-        };
-        if !name.split('.').all(label) {
-            return Err("is not a host name; the only wildcard is a leading \"*.\"");
-        }
-        match subdomains {
-            false => Ok(HostPattern::Exact { host, port }),
-            true if !name.contains('.') => Err("a wildcard needs a domain of at least two labels"),
-            true if port.is_some() => Err("a wildcard cannot have a port"),
-            true => Ok(HostPattern::Domain { domain: name.to_owned() }),
-        }
-    }
-}
-
-/// Host and port of `host`, `host:port`, `[v6]`, `[v6]:port` or a bare v6 address; without the final dot.
-fn split_port(text: &str) -> Option<(&str, Option<u16>)> {
-    if let Some(rest) = text.strip_prefix('[') {
-        let (host, rest) = rest.split_once(']')?;
-        return match rest {
-            "" => Some((host, None)),
-            _ => Some((host, Some(rest.strip_prefix(':')?.parse().ok()?))),
-        };
-    }
-    match text.split_once(':') {
-        None => Some((text.strip_suffix('.').unwrap_or(text), None)),
-        Some((_, rest)) if rest.contains(':') => Some((text, None)),
-        Some((host, port)) => Some((host.strip_suffix('.').unwrap_or(host), Some(port.parse().ok()?))),
-    }
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-}
-
-/// Words with a dash between them: `us-east-1`, `europe-west4`.
-fn is_region(label: &str) -> bool {
-    let good = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-    label.contains('-') && !label.starts_with('-') && !label.ends_with('-') && label.bytes().all(good)
-}
-
-fn kernel_key(name: &str, end: u8) -> Vec<u8> {
-    let mut key: Vec<u8> = name.bytes().rev().collect();
-    key.push(end);
-    key.truncate(Directory::KERNEL_KEY_BYTES);
-    key
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{Directory, DirectoryError, UserProvider};
-
-    #[test]
-    fn names_find_their_provider() {
-        let directory = Directory::builtin();
-        let check = |host: &str, expected: Option<&str>| {
-            assert_eq!(directory.lookup(host).map(|provider| &*provider.name), expected, "{host:?}");
-        };
-        check("api.openai.com", Some("openai"));
-        check("API.OpenAI.com.", Some("openai"));
-        check("api.openai.com:443", Some("openai"));
-        check("eu.api.openai.com", Some("openai"));
-        check("openai.com", None);
-        check("platform.openai.com", None);
-        check("evil-api.openai.com.example", None);
-        check("notapi.openai.com", None);
-        check("res.openai.azure.com", Some("azure"));
-        check("openai.azure.com", None);
-        check("a.b.openai.azure.com", Some("azure"));
-        check("bedrock-runtime.us-east-1.amazonaws.com", Some("bedrock"));
-        check("bedrock-runtime.zz-new-9.amazonaws.com", Some("bedrock"));
-        check("vpce-0a1b.bedrock-runtime.eu-west-1.vpce.amazonaws.com", Some("bedrock"));
-        check("s3.us-east-1.amazonaws.com", None);
-        check("bedrock-runtime.us-east-1.evil.amazonaws.com", None);
-        check("us-central1-aiplatform.googleapis.com", Some("vertex"));
-        check("storage.googleapis.com", None);
-        check("aws-external-anthropic.us-west-2.api.aws", Some("anthropic"));
-        check("localhost:11434", Some("ollama"));
-        check("[::1]:11434", Some("ollama"));
-        check("localhost", None);
-        check("localhost:8080", None);
-        for odd in
-            ["", ".", "..", ":", "[", "[::1", "a:b", "a:99999", "\u{ff}.api.openai.com:x", "api.openai.com:"]
-        {
-            check(odd, None);
-        }
-    }
-
-    #[test]
-    fn no_host_belongs_to_two_providers() {
-        let directory = Directory::builtin();
-        for (host, entries) in &directory.exact {
-            let all_one = entries.iter().all(|entry| entry.provider == entries[0].provider);
-            assert!(all_one, "{host} is claimed twice");
-            let mut rest = &**host;
-            while let Some((_, parent)) = rest.split_once('.') {
-                if let Some(domain) = directory.domains.get(parent) {
-                    assert_eq!(
-                        domain.provider, entries[0].provider,
-                        "{host} lies under *.{parent} of another provider"
-                    );
-                }
-                rest = parent;
-            }
-        }
-        let mut keys: Vec<_> = directory.kernel_keys().collect();
-        keys.sort();
-        for pair in keys.windows(2) {
-            assert!(pair[0].0 != pair[1].0, "two providers share the kernel key {:?}", pair[0]);
-            let covers = pair[0].0.last() == Some(&b'.') && pair[1].0.starts_with(&pair[0].0);
-            assert!(!covers || pair[0].1 == pair[1].1, "{pair:?} overlap");
-        }
-        let mut names: Vec<_> = directory.providers.iter().map(|provider| &provider.name).collect();
-        names.sort();
-        assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a provider is listed twice");
-    }
-
-    #[test]
-    fn kernel_keys_are_reversed_and_leave_mixed_hosts_out() {
-        let mut directory = Directory::builtin();
-        let user = UserProvider {
-            name: "gw".into(),
-            hosts: vec!["*.gw.corp".into(), "10.0.0.5:80".into()],
-            ..UserProvider::default()
-        };
-        directory.extend(&[user]).unwrap();
-        let has = |key: &[u8]| directory.kernel_keys().any(|(found, _)| found == key);
-        assert!(has(b"moc.ianepo.ipa\0"));
-        assert!(has(b"moc.ianepo.ipa."));
-        assert!(has(b"moc.swanozama.1-tsae-su.emitnur-kcordeb\0"));
-        assert!(has(b"proc.wg."));
-        assert!(!has(b"moc.gnitupmocekalfwons."));
-        assert!(!has(b"tsohlacol\0"));
-        for (key, index) in directory.kernel_keys() {
-            assert!(key.len() <= 128 && matches!(key.last(), Some(0 | b'.')));
-            assert!(directory.provider(index).is_some());
-            assert!(
-                key.iter().filter(|byte| **byte == b'.').count() >= 1,
-                "a key must not match a whole top-level domain"
-            );
-        }
-    }
-
-    #[test]
-    fn users_add_hosts_and_hear_every_mistake() {
-        let mut directory = Directory::builtin();
-        let entry = |name: &str, hosts: &[&str]| UserProvider {
-            name: name.into(),
-            hosts: hosts.iter().map(|host| (*host).to_owned()).collect(),
-            dialect: Some("openai_chat".into()),
-            paths: Vec::new(),
-        };
-        directory
-            .extend(&[
-                entry("self-hosted", &["LLM.corp:8000", "10.0.0.5:8000", "[fd00::1]:8000"]),
-                entry("openai", &["proxy.corp", "api.openai.com"]),
-                entry("our-azure", &["team.openai.azure.com"]),
-            ])
-            .unwrap();
-        let name = |host: &str| directory.lookup(host).map(|provider| provider.name.to_string());
-        assert_eq!(name("llm.corp:8000").as_deref(), Some("self-hosted"));
-        assert_eq!(name("llm.corp").as_deref(), Some("self-hosted"));
-        assert_eq!(name("llm.corp:9").as_deref(), None);
-        assert_eq!(name("[fd00::1]:8000").as_deref(), Some("self-hosted"));
-        assert_eq!(name("proxy.corp").as_deref(), Some("openai"));
-        assert_eq!(name("team.openai.azure.com").as_deref(), Some("our-azure"));
-        assert!(directory.lookup("api.openai.com").is_some_and(|provider| provider.configured));
-
-        let before = directory.clone();
-        let wrong = [
-            entry("Bad Name", &["x.corp"]),
-            entry("none", &[]),
-            entry(
-                "urls",
-                &["https://x.corp/v1", "x.*.corp", "*.corp", "a b", "x.corp:http", "{aws}.corp", ""],
-            ),
-            entry("thief", &["api.anthropic.com"]),
-        ];
-        let problems = directory.extend(&wrong).unwrap_err();
-        assert_eq!(problems.len(), 10, "{problems:#?}");
-        assert!(matches!(&problems[9], DirectoryError::Claimed { other, .. } if other == "anthropic"));
-        assert_eq!(directory.providers().len(), before.providers().len(), "nothing is added on an error");
-        assert!(directory.lookup("x.corp").is_none());
-    }
-
-    #[test]
-    fn hosts_name_regions() {
-        let check =
-            |host: &str, expected: Option<&str>| assert_eq!(Directory::region_of(host), expected, "{host}");
-        check("bedrock-runtime.us-east-1.amazonaws.com", Some("us-east-1"));
-        check("europe-west4-aiplatform.googleapis.com", Some("europe-west4"));
-        check("aiplatform.googleapis.com", None);
-        check("api.openai.com", None);
     }
 }

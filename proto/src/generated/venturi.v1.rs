@@ -492,7 +492,8 @@ pub struct Usage {
     pub total_tokens: ::core::option::Option<u64>,
     #[prost(uint64, optional, tag = "13")]
     pub web_search_requests: ::core::option::Option<u64>,
-    /// Counts that few providers report. They refine the ones above and never add to them.
+    /// Counts that few providers report. They refine the ones above and never add to them,
+    /// except for those of compaction.
     #[prost(message, repeated, tag = "14")]
     pub details: ::prost::alloc::vec::Vec<UsageDetail>,
 }
@@ -505,7 +506,9 @@ pub struct UsageDetail {
     /// "rejected_prediction_tokens"; tokens that are billed, where the provider states other ones than it used:
     /// "billed_input_tokens", "billed_output_tokens"; units that are not tokens: "images", "input_images", "image_pixels",
     /// "video_pixels", "audio_input_ms", "characters", "pages", "search_units", "classifications", "search_queries",
-    /// "sources", "web_fetch_requests".
+    /// "sources", "web_fetch_requests", "web_search_calls", "file_search_calls", "code_interpreter_calls", "compute_ms"; and
+    /// what the provider counts beside the answer and bills: "compaction_input_tokens",
+    /// "compaction_cache_read_input_tokens", "compaction_cache_creation_input_tokens", "compaction_output_tokens".
     #[prost(string, tag = "1")]
     pub unit: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]

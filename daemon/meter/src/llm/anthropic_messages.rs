@@ -1,7 +1,8 @@
 //! `/v1/messages` of Anthropic, also as Vertex AI, Foundry, Bedrock and gateways serve it.
 //!
 //! Input excludes what is read from and written to the cache. `message_start` has the input, `message_delta` cumulative
-//! counts that replace it field by field; a stream is whole with `message_stop`.
+//! counts that replace it field by field; a stream is whole with `message_stop`. Turns in which the conversation was
+//! summed up are in none of these sums; they are billed nevertheless ("Compaction", usage).
 
 use super::bedrock::{METRICS, metered};
 use super::dialect::{Dialect, Wire};
@@ -29,6 +30,24 @@ macro_rules! usage {
                 concat!($prefix, "/usage/server_tool_use/web_fetch_requests"),
                 Field::Detail(Detail::WebFetchRequests),
             ),
+            (concat!($prefix, "/usage/iterations/*"), Field::Iteration),
+            (concat!($prefix, "/usage/iterations/*/type"), Field::IterationKind),
+            (
+                concat!($prefix, "/usage/iterations/*/input_tokens"),
+                Field::IterationCount(Detail::CompactionInput),
+            ),
+            (
+                concat!($prefix, "/usage/iterations/*/cache_read_input_tokens"),
+                Field::IterationCount(Detail::CompactionCacheRead),
+            ),
+            (
+                concat!($prefix, "/usage/iterations/*/cache_creation_input_tokens"),
+                Field::IterationCount(Detail::CompactionCacheCreation),
+            ),
+            (
+                concat!($prefix, "/usage/iterations/*/output_tokens"),
+                Field::IterationCount(Detail::CompactionOutput),
+            ),
             (concat!($prefix, "/usage/service_tier"), Field::Tier),
             (concat!($prefix, "/usage/speed"), Field::Speed),
             (concat!($prefix, "/model"), Field::Model),
@@ -38,8 +57,8 @@ macro_rules! usage {
     };
 }
 
-const WHOLE: [(&str, Field); 15] = usage!("");
-const START: [(&str, Field); 15] = usage!("/message");
+const WHOLE: [(&str, Field); 21] = usage!("");
+const START: [(&str, Field); 21] = usage!("/message");
 const STREAM: [(&str, Field); 9] = [
     ("/type", Field::Kind),
     ("/error", Field::Error),

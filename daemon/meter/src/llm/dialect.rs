@@ -9,7 +9,7 @@ use super::json::Paths;
 use super::request::Wanted;
 use super::{
     anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, live, mcp,
-    model_server, ollama, openai_chat, openai_responses,
+    model_server, ollama, openai_chat, openai_responses, replicate, watsonx,
 };
 use crate::exchange::Usage;
 
@@ -76,7 +76,7 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 24] = [
+pub static ALL: [&Dialect; 27] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -93,6 +93,9 @@ pub static ALL: [&Dialect; 24] = [
     &batches::DIALECT,
     &mcp::DIALECT,
     &model_server::DIALECT,
+    &replicate::DIALECT,
+    &watsonx::GENERATION,
+    &watsonx::CHAT,
     &grpc::XAI,
     &grpc::XAI_STREAM,
     &grpc::VERTEX,

@@ -157,6 +157,8 @@ pub enum Field {
     Usage,
     /// A count in it.
     Count(Count),
+    /// A count of which later events say 0.
+    Most(Count),
     /// A part of a count, one of several.
     Sum(Count),
     /// A count that few report.
@@ -173,10 +175,24 @@ pub enum Field {
     PartKind,
     /// Its count.
     PartCount,
+    /// An item of an answer begins.
+    Item,
+    /// Its type.
+    ItemKind,
+    /// What the provider's tool did in it.
+    ItemAction,
+    /// A turn that the model took for one answer begins.
+    Iteration,
+    /// Its type.
+    IterationKind,
+    /// A count of it, if it is what this says and not in the sums of the answer.
+    IterationCount(Detail),
     /// Model.
     Model,
     /// Kind of an event.
     Kind,
+    /// The same; one that ends a stream and is no error counts one of these.
+    KindOf(Detail),
     /// Why one choice ended.
     Finish,
     /// The same as a number: its place among these words.
@@ -246,7 +262,44 @@ pub struct Facts {
     /// Places where something stood that is no name.
     pub withheld: Withheld,
     part: Part,
+    item: Item,
+    iteration: Iteration,
 }
+
+/// An item of an answer, as far as it was read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Item {
+    /// What it is a call of.
+    call: Option<Detail>,
+    /// It only looks at what an earlier one found.
+    follows: bool,
+}
+
+/// A turn, as far as it was read.
+#[derive(Clone, Copy, Debug, Default)]
+struct Iteration {
+    /// Whether its counts are apart from the answer's.
+    apart: Option<bool>,
+    /// What it counted before that is known, in the order of [`COMPACTION`].
+    counts: [Option<u64>; COMPACTION.len()],
+    /// What earlier turns of the same usage object counted stands in the details.
+    later: bool,
+}
+
+/// What is counted of turns that sum the conversation up.
+const COMPACTION: [Detail; 4] = [
+    Detail::CompactionInput,
+    Detail::CompactionCacheRead,
+    Detail::CompactionCacheCreation,
+    Detail::CompactionOutput,
+];
+
+/// Items of an answer in which a tool of the provider is called, each of which it bills.
+const CALLS: [(&str, Detail); 3] = [
+    ("web_search_call", Detail::WebSearchCalls),
+    ("file_search_call", Detail::FileSearchCalls),
+    ("code_interpreter_call", Detail::CodeInterpreterCalls),
+];
 
 impl Facts {
     /// Notes a count that may stand outside of any usage object.
@@ -299,6 +352,29 @@ impl Facts {
         }
     }
 
+    /// Of the web tool's actions only a search is billed: opening a page and finding something in it are not.
+    fn item(&mut self, call: Option<Detail>, follows: bool) {
+        let before = self.item;
+        self.item = Item { call: before.call.or(call), follows: before.follows || follows };
+        let counts = |item: Item| item.call.filter(|call| !(item.follows && *call == Detail::WebSearchCalls));
+        match (counts(before), counts(self.item)) {
+            (None, Some(call)) => self.outside.add(call, 1),
+            (Some(call), None) => {
+                self.outside.set(call, self.outside.get(call).unwrap_or(0).saturating_sub(1))
+            }
+            _ => {}
+        }
+    }
+
+    /// A turn began or is told more of: what is apart is added up.
+    fn iteration(&mut self) {
+        if self.iteration.apart == Some(true) {
+            for (detail, count) in COMPACTION.into_iter().zip(std::mem::take(&mut self.iteration.counts)) {
+                count.into_iter().for_each(|count| self.counts.details.add(detail, count));
+            }
+        }
+    }
+
     /// Takes a value of a wanted path.
     pub fn take(&mut self, merge: Merge, terminal: &[&str], field: Field, value: Value<'_>) {
         match field {
@@ -308,9 +384,14 @@ impl Facts {
                     if merge == Merge::LastObject {
                         self.counts = Counts::default();
                     }
+                    self.iteration.later = false;
                 }
             }
             Field::Count(count) => self.note(count, value.count()),
+            Field::Most(count) => {
+                let most = value.count().map(|value| value.max(self.counts.get(count).unwrap_or(0)));
+                self.note(count, most);
+            }
             Field::Sum(count) => {
                 let sum =
                     value.count().and_then(|part| self.counts.get(count).unwrap_or(0).checked_add(part));
@@ -345,6 +426,29 @@ impl Facts {
                 self.part.count = value.count();
                 self.end_part();
             }
+            Field::Item => self.item = Item::default(),
+            Field::ItemKind => {
+                let call = CALLS.iter().find(|(kind, _)| text(value) == Some(*kind));
+                self.item(call.map(|(_, call)| *call), false);
+            }
+            Field::ItemAction => self.item(None, text(value).is_some_and(|action| action != "search")),
+            Field::Iteration => {
+                if !self.iteration.later {
+                    COMPACTION.iter().for_each(|detail| self.counts.details.unset(*detail));
+                }
+                self.iteration = Iteration { later: true, ..Iteration::default() };
+            }
+            Field::IterationKind => {
+                self.iteration.apart = Some(text(value) == Some("compaction"));
+                self.iteration();
+            }
+            Field::IterationCount(detail) => {
+                let place = COMPACTION.iter().position(|one| *one == detail);
+                if let Some(slot) = place.and_then(|place| self.iteration.counts.get_mut(place)) {
+                    *slot = value.count();
+                    self.iteration();
+                }
+            }
             Field::Cost(power) => {
                 // Interim chunks state 0.
                 if let Some(cost) = value.scaled(power)
@@ -366,6 +470,13 @@ impl Facts {
                 keep(&mut self.tier, word);
             }
             Field::Speed => self.fast |= text(value) == Some("fast"),
+            Field::KindOf(detail) => {
+                let kind = text(value).filter(|kind| terminal.contains(kind));
+                self.closing |= kind.is_some();
+                if kind.is_some_and(|kind| kind != "error") {
+                    self.outside.add(detail, 1);
+                }
+            }
             Field::Kind => self.closing |= text(value).is_some_and(|kind| terminal.contains(&kind)),
             Field::Code(words) => {
                 let place = value.count().and_then(|code| usize::try_from(code).ok());

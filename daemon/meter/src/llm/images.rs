@@ -1,5 +1,6 @@
 //! Images made, edited and varied. GPT-Image models report tokens in the shape of responses; of the others the images
-//! in the answer are counted. A stream's last event has the usage.
+//! in the answer are counted. Each image of a stream has an event of its own at its end, with the
+//! usage.
 
 use super::dialect::{Dialect, Wire};
 use super::facts::{Field, Merge};
@@ -7,7 +8,7 @@ use super::openai_responses as responses;
 use crate::detail::Detail::Images;
 
 const PATHS: [(&str, Field); 4] = [
-    ("/type", Field::Kind),
+    ("/type", Field::KindOf(Images)),
     ("/code", Field::ErrorCode),
     ("/data/*", Field::Each(Images)),
     ("/images/*", Field::Each(Images)),

@@ -27,4 +27,6 @@ pub mod openai_chat;
 pub mod openai_responses;
 pub mod protobuf;
 pub mod rates;
+pub mod replicate;
 pub mod request;
+pub mod watsonx;

@@ -1,5 +1,6 @@
 //! What model servers answer on endpoints of their own, beside those that speak like OpenAI: `/completion` and `/infill`
-//! of llama.cpp, `/generate` of SGLang. Events repeat what was counted so far.
+//! of llama.cpp, `/generate` of SGLang. Events repeat what was counted so far; several answers are a list, each with counts
+//! of its own.
 //!
 //! Sources: `tools/server/README.md` of llama.cpp, "SGLang Native APIs".
 
@@ -8,7 +9,7 @@ use super::facts::Count::{CacheRead, Input, Output};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
 
-const PATHS: [(&str, Field); 13] = [
+const PATHS: [(&str, Field); 18] = [
     ("/model", Field::Model),
     ("/tokens_evaluated", Field::Count(Input)),
     ("/tokens_predicted", Field::Count(Output)),
@@ -18,6 +19,11 @@ const PATHS: [(&str, Field); 13] = [
     ("/meta_info/completion_tokens", Field::Count(Output)),
     ("/meta_info/cached_tokens", Field::Count(CacheRead)),
     ("/meta_info/finish_reason/type", Field::Finish),
+    ("/*/meta_info/prompt_tokens", Field::Sum(Input)),
+    ("/*/meta_info/completion_tokens", Field::Sum(Output)),
+    ("/*/meta_info/cached_tokens", Field::Sum(CacheRead)),
+    ("/*/meta_info/finish_reason/type", Field::Finish),
+    ("/*/text", Field::Output),
     ("/text", Field::Output),
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),

@@ -67,12 +67,12 @@ macro_rules! usage {
 }
 
 // Mistral's `num_cached_tokens` is left out: it counts hits of the server's own prefix cache, which are not a price class.
-const USAGE: [(&str, Field); 30] = usage!("/usage");
+pub(super) const USAGE: [(&str, Field); 30] = usage!("/usage");
 /// Groq repeats the usage here; Moonshot had it in the choice.
 const USAGE_GROQ: [(&str, Field); 30] = usage!("/x_groq/usage");
 const USAGE_CHOICE: [(&str, Field); 30] = usage!("/choices/*/usage");
 
-const PATHS: [(&str, Field); 16] = [
+pub(super) const PATHS: [(&str, Field); 16] = [
     ("/model", Field::Model),
     ("/service_tier", Field::Tier),
     ("/error", Field::Error),

@@ -1,7 +1,7 @@
 //! `/responses` of OpenAI and others; [`super::images`] and [`super::audio`] report usage in the same shape.
 //!
 //! Cached tokens are part of the input, reasoning of the output. A stream ends with an event that holds the whole
-//! answer; usage is always there, without being asked for.
+//! answer; usage is always there, without being asked for. Of the provider's own tools each call is an item of the answer.
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
@@ -26,6 +26,9 @@ macro_rules! answer {
             (concat!($prefix, "/error/code"), Field::ErrorCode),
             (concat!($prefix, "/incomplete_details/reason"), Field::Finish),
             (concat!($prefix, "/output/*/name"), Field::Tool),
+            (concat!($prefix, "/output/*"), Field::Item),
+            (concat!($prefix, "/output/*/type"), Field::ItemKind),
+            (concat!($prefix, "/output/*/action/type"), Field::ItemAction),
             (concat!($prefix, "/usage"), Field::Usage),
             (concat!($prefix, "/usage/input_tokens"), Field::Count(Input)),
             (concat!($prefix, "/usage/output_tokens"), Field::Count(Output)),
@@ -60,8 +63,8 @@ macro_rules! answer {
     };
 }
 
-pub(super) const WHOLE: [(&str, Field); 32] = answer!("");
-pub(super) const EVENT: [(&str, Field); 32] = answer!("/response");
+pub(super) const WHOLE: [(&str, Field); 35] = answer!("");
+pub(super) const EVENT: [(&str, Field); 35] = answer!("/response");
 pub(super) const STREAM: [(&str, Field); 3] =
     [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
 

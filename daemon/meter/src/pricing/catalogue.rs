@@ -304,5 +304,8 @@ fn hex(text: &str) -> Option<Vec<u8>> {
 }
 
 #[cfg(test)]
+#[path = "attacks.rs"]
+mod attacks;
+#[cfg(test)]
 #[path = "tests.rs"]
 mod tests;

@@ -10,130 +10,75 @@ use serde::Deserialize;
 /// More than a thousand dollars for one token or request is a mistake, not a price.
 const PRICE_MAX: u64 = 1_000_000_000_000_000;
 
-/// Unit prices in pico-US-dollars; `None`: the provider publishes none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct UnitPrices {
-    /// Input that was not cached.
-    pub input: Option<u64>,
-    /// Input read from a cache.
-    pub cache_read: Option<u64>,
-    /// Input written to a cache for five minutes, or for the provider's only lifetime.
-    pub cache_write_5m: Option<u64>,
-    /// Input written to a cache for one hour.
-    pub cache_write_1h: Option<u64>,
-    /// Output.
-    pub output: Option<u64>,
-    /// Output spent on reasoning, where it differs.
-    pub reasoning: Option<u64>,
-    /// Audio in the input.
-    pub audio_input: Option<u64>,
-    /// Audio in the output.
-    pub audio_output: Option<u64>,
-    /// Images in the input.
-    pub image_input: Option<u64>,
-    /// Images in the output.
-    pub image_output: Option<u64>,
-    /// One web search.
-    pub web_search_request: Option<u64>,
-    /// One request.
-    pub request: Option<u64>,
-    /// Audio read from a cache, where it differs.
-    pub audio_cache_read: Option<u64>,
-    /// Images read from a cache, where they differ.
-    pub image_cache_read: Option<u64>,
-    /// Video in the input.
-    pub video_input: Option<u64>,
-    /// Video in the output.
-    pub video_output: Option<u64>,
-    /// One image made.
-    pub image: Option<u64>,
-    /// One millisecond of audio in the request.
-    pub audio_input_ms: Option<u64>,
-    /// One character.
-    pub character: Option<u64>,
-    /// One page read.
-    pub page: Option<u64>,
-    /// One search, as rerank bills it.
-    pub search_unit: Option<u64>,
+macro_rules! unit_prices {
+    ($($(#[$doc:meta])* $class:ident,)+) => {
+        /// Unit prices in pico-US-dollars; `None`: the provider publishes none.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+        #[serde(deny_unknown_fields)]
+        pub struct UnitPrices {
+            $($(#[$doc])* pub $class: Option<u64>,)+
+        }
+
+        impl UnitPrices {
+            /// `self`, with `base` where it says nothing.
+            pub fn or(self, base: UnitPrices) -> UnitPrices {
+                UnitPrices { $($class: self.$class.or(base.$class),)+ }
+            }
+
+            fn stated(&self) -> impl Iterator<Item = u64> {
+                [$(self.$class,)+].into_iter().flatten()
+            }
+        }
+    };
 }
 
-impl UnitPrices {
-    /// `self`, with `base` where it says nothing.
-    pub fn or(self, base: UnitPrices) -> UnitPrices {
-        UnitPrices {
-            input: self.input.or(base.input),
-            cache_read: self.cache_read.or(base.cache_read),
-            cache_write_5m: self.cache_write_5m.or(base.cache_write_5m),
-            cache_write_1h: self.cache_write_1h.or(base.cache_write_1h),
-            output: self.output.or(base.output),
-            reasoning: self.reasoning.or(base.reasoning),
-            audio_input: self.audio_input.or(base.audio_input),
-            audio_output: self.audio_output.or(base.audio_output),
-            image_input: self.image_input.or(base.image_input),
-            image_output: self.image_output.or(base.image_output),
-            web_search_request: self.web_search_request.or(base.web_search_request),
-            request: self.request.or(base.request),
-            audio_cache_read: self.audio_cache_read.or(base.audio_cache_read),
-            image_cache_read: self.image_cache_read.or(base.image_cache_read),
-            video_input: self.video_input.or(base.video_input),
-            video_output: self.video_output.or(base.video_output),
-            image: self.image.or(base.image),
-            audio_input_ms: self.audio_input_ms.or(base.audio_input_ms),
-            character: self.character.or(base.character),
-            page: self.page.or(base.page),
-            search_unit: self.search_unit.or(base.search_unit),
-        }
-    }
-
-    fn all(&self) -> [Option<u64>; 21] {
-        let UnitPrices {
-            input,
-            cache_read,
-            cache_write_5m,
-            cache_write_1h,
-            output,
-            reasoning,
-            audio_input,
-            audio_output,
-            image_input,
-            image_output,
-            web_search_request,
-            request,
-            audio_cache_read,
-            image_cache_read,
-            video_input,
-            video_output,
-            image,
-            audio_input_ms,
-            character,
-            page,
-            search_unit,
-        } = *self;
-        [
-            input,
-            cache_read,
-            cache_write_5m,
-            cache_write_1h,
-            output,
-            reasoning,
-            audio_input,
-            audio_output,
-            image_input,
-            image_output,
-            web_search_request,
-            request,
-            audio_cache_read,
-            image_cache_read,
-            video_input,
-            video_output,
-            image,
-            audio_input_ms,
-            character,
-            page,
-            search_unit,
-        ]
-    }
+unit_prices! {
+    /// Input that was not cached.
+    input,
+    /// Input read from a cache.
+    cache_read,
+    /// Input written to a cache for five minutes, or for the provider's only lifetime.
+    cache_write_5m,
+    /// Input written to a cache for one hour.
+    cache_write_1h,
+    /// Output.
+    output,
+    /// Output spent on reasoning, where it differs.
+    reasoning,
+    /// Audio in the input.
+    audio_input,
+    /// Audio in the output.
+    audio_output,
+    /// Images in the input.
+    image_input,
+    /// Images in the output.
+    image_output,
+    /// One web search.
+    web_search_request,
+    /// One request.
+    request,
+    /// Audio read from a cache, where it differs.
+    audio_cache_read,
+    /// Images read from a cache, where they differ.
+    image_cache_read,
+    /// Video in the input.
+    video_input,
+    /// Video in the output.
+    video_output,
+    /// One image made.
+    image,
+    /// One millisecond of audio in the request.
+    audio_input_ms,
+    /// One character.
+    character,
+    /// One page read.
+    page,
+    /// One search, as rerank bills it.
+    search_unit,
+    /// Input written to a cache for twelve hours.
+    cache_write_12h,
+    /// One search of the provider's tool in the caller's files.
+    file_search_call,
 }
 
 /// Above so many input tokens, cached ones included, *all* tokens cost these prices.
@@ -374,7 +319,7 @@ fn check(model: &ModelPrices, sources: usize) -> Result<(), &'static str> {
             return Err("tiers out of order");
         }
         let prices = std::iter::once(&rate.prices).chain(rate.over.iter().map(|tier| &tier.prices));
-        if prices.flat_map(UnitPrices::all).flatten().any(|price| price > PRICE_MAX) {
+        if prices.flat_map(UnitPrices::stated).any(|price| price > PRICE_MAX) {
             return Err("a price above 1,000 USD a unit");
         }
     }

@@ -87,13 +87,8 @@ fn quote(
         charge_input(usage, input, &prices, &mut parts, notes)?;
         charge_output(exchange.operation, usage, &prices, &mut parts, notes)?;
     }
-    if let Some(searches) = usage.web_search_requests {
-        match prices.web_search_request {
-            Some(price) => parts.add("web_search_request", searches, price),
-            None if searches > 0 => notes.add("no_web_search_price"),
-            None => {}
-        }
-    }
+    charge_compaction(usage, rate, &prices, &mut parts, notes);
+    charge_tools(usage, &prices, &mut parts, notes);
     if let Some(price) = prices.request {
         parts.add("request", 1, price);
     }
@@ -122,12 +117,14 @@ impl Unit {
     }
 }
 
-const UNITS: [Unit; 5] = [
+const UNITS: [Unit; 6] = [
     Unit { detail: Detail::Images, class: "image", price: |prices| prices.image },
     Unit { detail: Detail::AudioInputMs, class: "audio_input_ms", price: |prices| prices.audio_input_ms },
     Unit { detail: Detail::Characters, class: "character", price: |prices| prices.character },
     Unit { detail: Detail::Pages, class: "page", price: |prices| prices.page },
     Unit { detail: Detail::SearchUnits, class: "search_unit", price: |prices| prices.search_unit },
+    // Of the hardware, which no answer names.
+    Unit { detail: Detail::ComputeMs, class: "compute_ms", price: |_| None },
 ];
 
 /// Units have a price or tokens do: a model that is billed by tokens has none for the images that they make up.
@@ -293,20 +290,77 @@ fn charge_cache_writes(
     parts: &mut Parts,
     notes: &mut Notes,
 ) {
-    let hour = usage.cache_creation_1h.unwrap_or(0).min(written);
-    let minutes = written - hour;
-    let split = usage.cache_creation_5m.is_some() || usage.cache_creation_1h.is_some();
-    let stated = usage.cache_creation_5m.unwrap_or(0).saturating_add(usage.cache_creation_1h.unwrap_or(0));
-    if split && stated != written {
+    let (half_hour, half_day) =
+        (usage.details.get(Detail::CacheCreation30m), usage.details.get(Detail::CacheCreation12h));
+    let lifetimes = [usage.cache_creation_5m, half_hour, usage.cache_creation_1h, half_day];
+    let stated = lifetimes.into_iter().flatten().fold(0u64, u64::saturating_add);
+    if lifetimes.iter().any(Option::is_some) && stated != written {
         // A lifetime that is not stated is the shorter one.
         notes.add("cache_lifetime_unknown");
     }
-    if (minutes > 0 && prices.cache_write_5m.is_none()) || (hour > 0 && prices.cache_write_1h.is_none()) {
-        notes.add("no_cache_write_price");
-    }
+    let hour = usage.cache_creation_1h.unwrap_or(0).min(written);
+    let half_day = half_day.unwrap_or(0).min(written - hour);
     let short = prices.cache_write_5m.unwrap_or(plain);
-    parts.add("cache_write_5m", minutes, short);
-    parts.add("cache_write_1h", hour, prices.cache_write_1h.unwrap_or(short));
+    for (class, tokens, price) in [
+        ("cache_write_5m", written - hour - half_day, prices.cache_write_5m),
+        ("cache_write_1h", hour, prices.cache_write_1h),
+        ("cache_write_12h", half_day, prices.cache_write_12h),
+    ] {
+        if tokens > 0 && price.is_none() {
+            notes.add("no_cache_write_price");
+        }
+        parts.add(class, tokens, price.unwrap_or(short));
+    }
+}
+
+/// What summing the conversation up used is billed like the answer, and in none of its counts.
+fn charge_compaction(usage: &Usage, rate: &Rate, prices: &UnitPrices, parts: &mut Parts, notes: &mut Notes) {
+    let used = |detail| usage.details.get(detail).unwrap_or(0);
+    let (read, written) = (used(Detail::CompactionCacheRead), used(Detail::CompactionCacheCreation));
+    let whole = used(Detail::CompactionInput).saturating_add(read).saturating_add(written);
+    if rate.over.first().is_some_and(|tier| whole > tier.tokens) {
+        // Of several turns only the sum is known.
+        notes.add("compaction_tier_unknown");
+    }
+    for (class, tokens, price) in [
+        ("compaction_input", used(Detail::CompactionInput), prices.input),
+        ("compaction_cache_read", read, prices.cache_read.or(prices.input)),
+        ("compaction_cache_write", written, prices.cache_write_5m.or(prices.input)),
+        ("compaction_output", used(Detail::CompactionOutput), prices.output),
+    ] {
+        match price {
+            Some(price) => parts.add(class, tokens, price),
+            None if tokens > 0 => notes.add("no_compaction_price"),
+            None => {}
+        }
+    }
+}
+
+/// What the provider's own tools did, each call for a price.
+fn charge_tools(usage: &Usage, prices: &UnitPrices, parts: &mut Parts, notes: &mut Notes) {
+    let listed = |detail| usage.details.get(detail);
+    for (class, calls, price, missing) in [
+        (
+            "web_search_request",
+            usage.web_search_requests.or(listed(Detail::WebSearchCalls)),
+            prices.web_search_request,
+            "no_web_search_price",
+        ),
+        (
+            "file_search_call",
+            listed(Detail::FileSearchCalls),
+            prices.file_search_call,
+            "no_file_search_price",
+        ),
+        // Billed by the session of a container, which no answer names.
+        ("code_interpreter_call", listed(Detail::CodeInterpreterCalls), None, "no_code_interpreter_price"),
+    ] {
+        match (calls, price) {
+            (Some(calls), Some(price)) => parts.add(class, calls, price),
+            (Some(1..), None) => notes.add(missing),
+            _ => {}
+        }
+    }
 }
 
 fn charge_output(

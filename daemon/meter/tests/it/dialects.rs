@@ -437,6 +437,8 @@ fn model_servers() {
         "in=6 out=8 read=5",
     );
     check("/generate", r#"{"generated_text":"x"}"#, "(not_reported)");
+    let one = r#"{"text":"x","meta_info":{"prompt_tokens":5,"completion_tokens":2,"cached_tokens":1}}"#;
+    check("/generate", &format!("[{one},{one}]"), "in=10 out=4 read=2");
 }
 
 #[test]
@@ -468,5 +470,104 @@ fn batches_and_their_tier() {
     assert_eq!(
         flag("POST", "/v1/messages", r#"{"usage":{"input_tokens":1,"output_tokens":1}}"#),
         (false, "chat", false)
+    );
+}
+
+/// What a provider's tools did is counted as often as the answer lists it.
+#[test]
+fn calls_of_the_providers_tools() {
+    let usage = r#""usage":{"input_tokens":5,"output_tokens":2}"#;
+    let items = r#"[{"type":"reasoning"},{"id":"ws_1","type":"web_search_call","action":{"type":"search","query":"q"}},
+        {"action":{"type":"open_page"},"type":"web_search_call"},{"type":"web_search_call","action":{"type":"find_in_page"}},
+        {"type":"web_search_call","status":"completed"},{"type":"file_search_call","queries":["web_search_call"]},
+        {"type":"code_interpreter_call"},{"type":"code_interpreter_call"},{"type":"message","content":[{"type":"file_search_call"}]}]"#;
+    let expected = "in=5 out=2 web_search_calls=2 file_search_calls=1 code_interpreter_calls=2";
+    check("api.openai.com", "/v1/responses", &format!(r#"{{"output":{items},{usage}}}"#), expected);
+    check("api.openai.com", "/v1/responses", &format!(r#"{{{usage},"output":{items}}}"#), expected);
+    check("api.openai.com", "/v1/responses", &format!(r#"{{"output":{items}}}"#), "(not_reported)");
+    check_events(
+        "api.openai.com",
+        "/v1/responses",
+        &[
+            r#"{"type":"response.created","response":{"output":[],"usage":null}}"#,
+            r#"{"type":"response.output_item.done","item":{"type":"web_search_call","action":{"type":"search"}}}"#,
+            &format!(
+                r#"{{"type":"response.completed","response":{{"output":{},{usage}}}}}"#,
+                items.replace('\n', "")
+            ),
+        ],
+        expected,
+    );
+}
+
+/// Source: "Compaction" of Anthropic's documentation, usage: the sums leave these turns out.
+#[test]
+fn turns_that_sum_the_conversation_up_are_counted_apart() {
+    let iterations = r#"[{"type":"compaction","input_tokens":180000,"cache_read_input_tokens":7,"output_tokens":3500},
+        {"input_tokens":23000,"output_tokens":1000,"type":"message"},
+        {"cache_creation_input_tokens":9,"input_tokens":20,"output_tokens":1,"type":"compaction"}]"#;
+    let usage = format!(r#""usage":{{"input_tokens":23000,"output_tokens":1000,"iterations":{iterations}}}"#);
+    let apart = "compaction_input_tokens=180020 compaction_cache_read_input_tokens=7 \
+                 compaction_cache_creation_input_tokens=9 compaction_output_tokens=3501";
+    let expected = format!("in=23000 out=1000 {apart}");
+    check("api.anthropic.com", "/v1/messages", &format!("{{{usage}}}"), &expected);
+    // Both events may have them: the later replaces the earlier.
+    check_events(
+        "api.anthropic.com",
+        "/v1/messages",
+        &[
+            &format!(r#"{{"type":"message_start","message":{{{}}}}}"#, usage.replace('\n', "")),
+            &format!(r#"{{"type":"message_delta",{}}}"#, usage.replace('\n', "")),
+            r#"{"type":"message_stop"}"#,
+        ],
+        &expected,
+    );
+}
+
+#[test]
+fn predictions_and_generations() {
+    let wait = r#"{"model":"meta/llama","status":"succeeded","metrics":{"input_token_count":9,"output_token_count":4,"predict_time":1.2345,"total_time":2}}"#;
+    check("api.replicate.com", "/v1/models/meta/llama/predictions", wait, "in=9 out=4 compute_ms=1234");
+    let image = r#"{"status":"succeeded","metrics":{"predict_time":2}}"#;
+    check("api.replicate.com", "/v1/predictions", image, "compute_ms=2000");
+    check("api.replicate.com", "/v1/predictions", r#"{"status":"starting","error":null}"#, "(not_reported)");
+    let watsonx = "us-south.ml.cloud.ibm.com";
+    let results = |output: u64, input: u64, stop: &str| {
+        format!(
+            r#"{{"model_id":"ibm/granite","results":[{{"generated_text":"a","generated_token_count":{output},"input_token_count":{input},"stop_reason":"{stop}"}}]}}"#
+        )
+    };
+    check(watsonx, "/ml/v1/text/generation?version=2025-02-11", &results(2, 7, "eos_token"), "in=7 out=2");
+    check_events(
+        watsonx,
+        "/ml/v1/deployments/d/text/generation_stream",
+        &[&results(0, 7, "not_finished"), &results(1, 0, "not_finished"), &results(2, 0, "eos_token")],
+        "in=7 out=2",
+    );
+    let usage = r#""usage":{"completion_tokens":2,"prompt_tokens":7,"total_tokens":9}"#;
+    let chat = format!(r#"{{"model_id":"ibm/granite","choices":[{{"finish_reason":"stop"}}],{usage}}}"#);
+    check(watsonx, "/ml/v1/text/chat", &chat, "in=7 out=2 total=9");
+    check_events(
+        watsonx,
+        "/ml/v1/text/chat_stream",
+        &[
+            r#"{"model_id":"ibm/granite","choices":[{"delta":{"content":"a"}}]}"#,
+            &format!("{{\"choices\":[],{usage}}}"),
+        ],
+        "in=7 out=2 total=9",
+    );
+}
+
+#[test]
+fn each_image_of_a_stream_counts() {
+    let usage = r#""usage":{"input_tokens":5,"output_tokens":272}"#;
+    check_events(
+        "api.openai.com",
+        "/v1/images/generations",
+        &[
+            r#"{"type":"image_generation.partial_image","b64_json":"AA"}"#,
+            &format!(r#"{{"type":"image_generation.completed","b64_json":"AA",{usage}}}"#),
+        ],
+        "in=5 out=272 images=1",
     );
 }

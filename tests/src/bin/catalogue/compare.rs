@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::{Context, Result};
 
-use crate::facts::{Facts, Model, Prices, Rate, Rule, Tiered};
+use crate::facts::{Facts, MODALITIES, Model, Prices, Rate, Rule, Tiered, UNITS, is_priced};
 
 /// Where a provider's facts are.
 struct Provider {
@@ -38,6 +38,7 @@ const PROVIDERS: [Provider; 18] = [
             "vertex_ai-mistral_models",
             "vertex_ai-llama_models",
             "vertex_ai-embedding-models",
+            "vertex_ai-image-models",
         ],
         strip: &["vertex_ai/"],
     },
@@ -190,17 +191,18 @@ fn one(provider: &Provider, facts: &Facts) -> Result<Outcome> {
             continue; // Another provider's price is no fact about this one.
         }
         let mut model = (*model).clone();
-        if model.rates.iter().all(|rate| !rate.prices.base.contains_key("input")) {
-            notes.push(format!("not priced by tokens {}", model.id));
+        if model.rates.iter().all(|rate| !is_priced(&rate.prices.base)) {
+            notes.push(format!("not priced by what answers tell {}", model.id));
             continue;
         }
-        model.rates.retain(|rate| rate.prices.base.contains_key("input"));
+        model.rates.retain(|rate| is_priced(&rate.prices.base));
         if let Some(confirming) = confirming {
             let from = today(&model);
             for rate in &mut model.rates[from..] {
                 limit(rate, limits.get(&at).copied());
             }
             reconcile_variants(&mut model, confirming, &mut notes);
+            add_modalities(&mut model, confirming);
             model.sources.extend(confirming.iter().flat_map(|entry| entry.sources.clone()));
             model.rates.extend(regional(provider, facts, &model, confirming));
         }
@@ -214,9 +216,9 @@ fn one(provider: &Provider, facts: &Facts) -> Result<Outcome> {
     }
     for (name, entry) in only_there {
         let mut model = entry.clone();
-        if model.rates[0].prices.base.get("input").is_none_or(|price| *price == 0)
-            || !taken.insert(name.to_owned())
-        {
+        let base = &model.rates[0].prices.base;
+        let costs = |class: &&str| base.get(*class).is_some_and(|price| *price > 0);
+        if !std::iter::once(&"input").chain(&UNITS).any(costs) || !taken.insert(name.to_owned()) {
             continue;
         }
         model.id = name.to_owned();
@@ -237,7 +239,7 @@ fn litellm_names<'a>(provider: &Provider, facts: &'a Facts) -> BTreeMap<String, 
         let name = stripped.unwrap_or(&entry.id).to_lowercase();
         let free_form = matches!(provider.name, "together" | "fireworks" | "groq" | "perplexity");
         let first = entry.rates.first();
-        let usable = first.is_some_and(|rate| rate.prices.base.contains_key("input"));
+        let usable = first.is_some_and(|rate| is_priced(&rate.prices.base));
         // `us/gpt-4o`, `us-east-1/anthropic..`, `1024-x-1024/..`, `ft:..`: not the name of a model.
         if usable && (free_form || !name.contains('/')) && !name.starts_with("ft:") {
             named.entry(name).or_insert(entry);
@@ -298,8 +300,10 @@ fn agreed(here: &Tiered, there: &Tiered) -> Result<Option<u64>, String> {
 /// The first class that both state and differ on. Audio, images and reasoning apart: one of them repeats the plain
 /// price there.
 fn difference(here: &Prices, there: &Prices) -> Option<String> {
-    let compared = ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output"];
-    compared.iter().find_map(|class| match (here.get(class), there.get(class)) {
+    let tokens = ["input", "cache_read", "cache_write_5m", "cache_write_1h", "output"];
+    tokens.iter().chain(&UNITS).find_map(|class| match (here.get(class), there.get(class)) {
+        // A price by time is stated an hour, a minute or a second, and rounded.
+        (Some(one), Some(other)) if class.ends_with("_ms") && one.abs_diff(*other) * 1_000 <= *one => None,
         (Some(one), Some(other)) if one != other => Some(format!("{class} {one} and {other} pico-dollars")),
         _ => None,
     })
@@ -336,6 +340,26 @@ fn reconcile_variants(model: &mut Model, confirming: &[&Model], notes: &mut Vec<
         }
         true
     });
+}
+
+/// Adds prices of audio, images and video that only the confirming source states. One that repeats the price of text
+/// says nothing.
+fn add_modalities(model: &mut Model, confirming: &[&Model]) {
+    let plain = |class: &str| if class.ends_with("output") { "output" } else { "input" };
+    for rate in &mut model.rates {
+        let theirs = confirming.iter().flat_map(|entry| &entry.rates);
+        let Some(same) = theirs.into_iter().find(|one| one.tier == rate.tier && one.batch == rate.batch)
+        else {
+            continue;
+        };
+        for class in MODALITIES {
+            let text = if class.ends_with("cache_read") { "cache_read" } else { plain(class) };
+            let price = same.prices.base.get(class).filter(|price| same.prices.base.get(text) != Some(price));
+            if let Some(price) = price {
+                rate.prices.base.entry(class).or_insert(*price);
+            }
+        }
+    }
 }
 
 /// A named region costs more where the source says by how much.

@@ -123,7 +123,7 @@ fn texts(list: &Value) -> Vec<String> {
 }
 
 /// genai-prices' keys in our classes, with the exponent that makes a unit price in pico-dollars of theirs.
-const GENAI: [(&str, &str, i32); 12] = [
+const GENAI: [(&str, &str, i32); 20] = [
     ("input_mtok", "input", 6),
     ("cache_read_mtok", "cache_read", 6),
     ("cache_write_mtok", "cache_write_5m", 6),
@@ -136,21 +136,58 @@ const GENAI: [(&str, &str, i32); 12] = [
     ("output_image_mtok", "image_output", 6),
     ("web_searches_kcount", "web_search_request", 9),
     ("requests_kcount", "request", 9),
+    ("cache_audio_read_mtok", "audio_cache_read", 6),
+    ("cache_image_read_mtok", "image_cache_read", 6),
+    ("input_video_mtok", "video_input", 6),
+    ("output_video_mtok", "video_output", 6),
+    ("input_mchars", "character", 6),
+    ("input_document_kpages", "page", 9),
+    ("storage_searches_kcount", "file_search_call", 9),
+    ("input_audio_hours", HOURS, 12),
+];
+
+/// Stands for a price an hour, which is one of a millisecond in the catalogue, rounded: at most two millionths of a dollar
+/// an hour are lost.
+const HOURS: &str = "audio_input_ms";
+const MS_OF_HOUR: u64 = 3_600_000;
+const MS_OF_SECOND: u64 = 1_000;
+
+/// The price of one of `parts` of what costs `price`.
+fn share(price: u64, parts: u64) -> u64 {
+    (price + parts / 2) / parts
+}
+
+/// Classes that are billed instead of tokens. A price for both would bill the same thing twice.
+pub(crate) const UNITS: [&str; 5] = ["image", "audio_input_ms", "character", "page", "search_unit"];
+
+/// Whether something of a call can be priced with these.
+pub(crate) fn is_priced(prices: &Prices) -> bool {
+    prices.contains_key("input") || UNITS.iter().any(|class| prices.contains_key(class))
+}
+
+/// Classes in which prices differ by what is read and made.
+pub(crate) const MODALITIES: [&str; 8] = [
+    "audio_input",
+    "audio_output",
+    "audio_cache_read",
+    "image_input",
+    "image_output",
+    "image_cache_read",
+    "video_input",
+    "video_output",
 ];
 
 fn genai_prices(raw: &Value, left_out: &mut Vec<String>) -> Tiered {
     let mut found = Tiered::default();
     for (key, amount) in raw.as_object().into_iter().flatten() {
         let Some((_, class, exponent)) = GENAI.iter().find(|(name, ..)| name == key) else {
-            if !matches!(
-                key.as_str(),
-                "cache_audio_read_mtok" | "cache_image_read_mtok" | "storage_searches_kcount"
-            ) {
-                left_out.push(format!("{key} is not a class of the catalogue"));
-            }
+            left_out.push(format!("{key} is not a class of the catalogue"));
             continue;
         };
-        let price = |text: &Value| pico(text.as_str().unwrap_or_default(), *exponent);
+        let price = |text: &Value| {
+            let price = pico(text.as_str().unwrap_or_default(), *exponent)?;
+            Some(if *class == HOURS { share(price, MS_OF_HOUR) } else { price })
+        };
         match price(&amount["base"]) {
             Some(base) => found.base.insert(class, base),
             None => {
@@ -304,7 +341,7 @@ fn from_regex(regex: &str) -> Result<Vec<Rule>> {
 }
 
 /// litellm's keys in our classes; the exponent makes pico-dollars of dollars.
-const LITELLM: [(&str, &str); 9] = [
+const LITELLM: [(&str, &str); 15] = [
     ("input_cost_per_token", "input"),
     ("cache_read_input_token_cost", "cache_read"),
     ("cache_creation_input_token_cost", "cache_write_5m"),
@@ -314,7 +351,52 @@ const LITELLM: [(&str, &str); 9] = [
     ("input_cost_per_audio_token", "audio_input"),
     ("output_cost_per_audio_token", "audio_output"),
     ("output_cost_per_image_token", "image_output"),
+    ("cache_creation_input_token_cost_above_12hr", "cache_write_12h"),
+    ("cache_read_input_audio_token_cost", "audio_cache_read"),
+    ("cache_read_input_image_token_cost", "image_cache_read"),
+    ("input_cost_per_image_token", "image_input"),
+    ("input_cost_per_video_token", "video_input"),
+    ("output_cost_per_video_token", "video_output"),
 ];
+
+/// Its keys for what is billed instead of tokens, of which mode of a model (an embedding's query is no search, and a song
+/// no image), in our classes: the exponent is as above, a price is divided by the last.
+const LITELLM_UNITS: [(&str, &str, &str, u64); 5] = [
+    ("output_cost_per_image", "image_generation", "image", 1),
+    ("input_cost_per_second", "audio_transcription", "audio_input_ms", MS_OF_SECOND),
+    ("input_cost_per_character", "audio_speech", "character", 1),
+    ("ocr_cost_per_page", "ocr", "page", 1),
+    ("input_cost_per_query", "rerank", "search_unit", 1),
+];
+
+/// Adds what is billed instead of tokens, where no token has a price.
+fn add_units(raw: &Value, suffix: &str, found: &mut Prices) {
+    let tokens = ["input", "output", "image_output", "audio_output"];
+    if tokens.iter().any(|class| found.get(class).is_some_and(|price| *price > 0)) {
+        return;
+    }
+    let of_mode = LITELLM_UNITS.into_iter().filter(|(_, mode, ..)| raw["mode"].as_str() == Some(*mode));
+    for (name, _, class, parts) in of_mode {
+        let price = raw[format!("{name}{suffix}")].as_str().and_then(|text| pico(text, 12));
+        if let Some(price @ 1..) = price {
+            // A token for nothing stands for one that is not billed.
+            found.retain(|class, _| !tokens.contains(class));
+            found.insert(class, share(price, parts));
+        }
+    }
+}
+
+/// The price of a search in the web, if it does not depend on how much of what is found is read.
+fn add_searches(raw: &Value, found: &mut Prices) {
+    let sizes = raw["search_context_cost_per_query"].as_object();
+    let mut prices =
+        sizes.into_iter().flatten().map(|(_, price)| pico(price.as_str().unwrap_or_default(), 12));
+    if let Some(Some(first @ 1..)) = prices.next()
+        && prices.all(|price| price == Some(first))
+    {
+        found.insert("web_search_request", first);
+    }
+}
 
 fn litellm_model(key: &str, raw: &Value) -> Model {
     let mut left_out = Vec::new();
@@ -334,15 +416,19 @@ fn litellm_model(key: &str, raw: &Value) -> Model {
             }
         }
         fill_tiers(&mut found);
+        add_units(raw, suffix, &mut found.base);
         found
     };
-    let standard = prices("");
+    let mut standard = prices("");
+    if standard.base.contains_key("input") {
+        add_searches(raw, &mut standard.base);
+    }
     let mut rates = vec![Rate { prices: standard.clone(), stated: standard.clone(), ..Rate::default() }];
     for (suffix, tier, batch) in
         [("_batches", None, true), ("_flex", Some("flex"), false), ("_priority", Some("priority"), false)]
     {
         let special = prices(suffix);
-        if special.base.contains_key("input") {
+        if is_priced(&special.base) {
             let tier = tier.map(str::to_owned);
             let prices = over(special.clone(), Some(&standard));
             rates.push(Rate { tier, batch, prices, stated: special, ..Rate::default() });

@@ -1,0 +1,31 @@
+//! Replicate's predictions. One that is waited for (`Prefer: wait`) is answered whole; any other is fetched later, as often
+//! as one likes, which adds nothing. Language models tell tokens, all tell how long they ran.
+//!
+//! Source: <https://replicate.com/docs/topics/predictions>.
+
+use super::dialect::{Dialect, Wire};
+use super::facts::Count::{Input, Output};
+use super::facts::{Field, Merge};
+use super::ollama;
+use crate::detail::Detail::ComputeMs;
+
+const PATHS: [(&str, Field); 7] = [
+    ("/model", Field::Model),
+    ("/status", Field::Status),
+    ("/error", Field::Error),
+    ("/metrics", Field::Usage),
+    ("/metrics/input_token_count", Field::Count(Input)),
+    ("/metrics/output_token_count", Field::Count(Output)),
+    ("/metrics/predict_time", Field::Scaled(ComputeMs, 3)),
+];
+
+/// The dialect.
+pub static DIALECT: Dialect = Dialect {
+    name: "replicate",
+    paths: &[&PATHS],
+    merge: Merge::LastObject,
+    terminal: &[],
+    usage_on_request: false,
+    usage: ollama::DIALECT.usage,
+    wire: Wire::Text,
+};
