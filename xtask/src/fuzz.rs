@@ -392,25 +392,35 @@ fn files(folder: impl AsRef<Path>) -> impl Iterator<Item = PathBuf> {
     fs::read_dir(folder.as_ref()).into_iter().flatten().filter_map(|entry| Some(entry.ok()?.path()))
 }
 
-/// Replaces the committed inputs of `target` by the fewest that reach what all known ones reach.
+/// Replaces the committed inputs of `target` that have no name of their own by the fewest that together with the others
+/// reach what all known ones reach.
 fn minimise(target: &Target) -> anyhow::Result<()> {
     let fewest = folder().join("target/fewest").join(target.name);
     let _ = fs::remove_dir_all(&fewest);
     fs::create_dir_all(&fewest).with_context(|| format!("making {}", fewest.display()))?;
+    // What has a name of its own was put there for a reason, findings above all.
+    let (made, named): (Vec<PathBuf>, Vec<PathBuf>) = files(corpus(target)).partition(|path| is_made(path));
+    copy(&named, &fewest)?;
     let mut merge = command(target, "guided");
     merge.args(["-set_cover_merge=1", "-use_counters=0"]).arg(&fewest).arg(corpus(target)).arg(kept(target));
     shell::output(&mut merge)?;
-    // What has a name of its own was put there for a reason, findings above all.
-    let made = |path: &PathBuf| {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    for old in files(corpus(target)).filter(made) {
+    for old in made {
         fs::remove_file(&old).with_context(|| format!("removing {}", old.display()))?;
     }
-    for new in files(&fewest).filter(made) {
-        let name = new.file_name().context("a file has a name")?;
-        fs::copy(&new, corpus(target).join(name)).with_context(|| format!("copying {}", new.display()))?;
+    let new: Vec<PathBuf> = files(&fewest).filter(|path| is_made(path)).collect();
+    copy(&new, &corpus(target))
+}
+
+/// Whether libFuzzer gave the input its name, the SHA-1 of its bytes.
+fn is_made(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name.len() == 40 && name.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+fn copy(files: &[PathBuf], into: &Path) -> anyhow::Result<()> {
+    for file in files {
+        let name = file.file_name().context("a file has a name")?;
+        fs::copy(file, into.join(name)).with_context(|| format!("copying {}", file.display()))?;
     }
     Ok(())
 }
