@@ -10,6 +10,7 @@ mod faults;
 mod fields;
 mod first_calls;
 mod privacy;
+mod protocols;
 mod quic;
 mod recorded;
 mod workloads;

@@ -173,6 +173,7 @@ impl World {
             .env("SSL_CERT_FILE", &self.ca)
             .env("NODE_EXTRA_CA_CERTS", &self.ca)
             .env("CURL_CA_BUNDLE", &self.ca)
+            .env("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", &self.ca)
             .env_remove("HTTPS_PROXY")
             .env_remove("https_proxy");
         Ok(command)
