@@ -79,11 +79,11 @@ const fn node(name: &'static str, sources: &'static [&'static str]) -> Target {
 }
 
 const TARGETS: &[Target] = &[
-    pure("h1", &["daemon/meter/src/http/h1.rs"]),
-    pure("h2", &["daemon/meter/src/http/h2.rs"]),
+    pure("h1", &["daemon/meter/src/http/h1.rs", "daemon/meter/src/http/h1"]),
+    pure("h2", &["daemon/meter/src/http/h2.rs", "daemon/meter/src/http/h2"]),
     pure("hpack", &["daemon/meter/src/http/hpack.rs"]),
     pure("sse", &["daemon/meter/src/http/sse.rs"]),
-    pure("json", &["daemon/meter/src/llm/json.rs"]),
+    pure("json", &["daemon/meter/src/llm/json.rs", "daemon/meter/src/llm/json"]),
     pure("body", &["daemon/meter/src/http/body.rs"]),
     pure("eventstream", &["daemon/meter/src/http/eventstream.rs"]),
     pure("grpc", &["daemon/meter/src/http/grpc.rs"]),
