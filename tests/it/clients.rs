@@ -43,7 +43,7 @@ fn every_client_is_recorded_exactly() {
     let lab = Lab::new(&["h2", "http/1.1"]);
     // A network's distance: on bare loopback the first call of a process may win the race against its arming, which
     // the first-call tests measure.
-    let world = lab.at_distance(Duration::from_millis(5));
+    let world = lab.at_distance(Duration::from_millis(20));
     let daemon = Daemon::start(lab.path(), OWNERS).expect("an armed daemon");
     let mut seed = 0;
     let mut problems = Vec::new();

@@ -16,7 +16,7 @@ use e2e::lab::Lab;
 fn an_http2_session_is_captured_and_exact() {
     needs_kernel!("an_http2_session_is_captured_and_exact");
     let lab = Lab::new(&["h2", "http/1.1"]);
-    let world = lab.at_distance(Duration::from_millis(5));
+    let world = lab.at_distance(Duration::from_millis(20));
     let daemon = Daemon::start(lab.path(), "").expect("an armed daemon");
     let warm_up = [Call::new("chat", false, 690_000)];
     clients::run(Client::CurlHttp2, &world, lab.path(), &warm_up).expect("a first run of the executable");

@@ -74,7 +74,7 @@ fn a_call_from_a_container_names_the_container_and_its_owner() {
         }
     }
     let lab = Lab::new(&["http/1.1"]);
-    let world = lab.at_distance(std::time::Duration::from_millis(5));
+    let world = lab.at_distance(std::time::Duration::from_millis(20));
     let containerd = Containerd::start(lab.path());
     let config = "[[owner]]\nmatch = { container = \"venturi-lab-*\" }\nteam = \"payments\"\nservice = \"assistant\"\ncost_centre = \"cc-42\"\n";
     let daemon = Daemon::start(lab.path(), config).expect("an armed daemon");

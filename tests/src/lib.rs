@@ -15,4 +15,5 @@ pub mod lab;
 pub mod provider;
 pub mod relay;
 pub mod ring;
+pub mod stalls;
 pub mod toolbox;
