@@ -4,7 +4,7 @@
 
 use std::sync::OnceLock;
 
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Count, Counts, Field, Merge};
 use super::json::Paths;
 use super::request::Wanted;
 use super::{
@@ -45,6 +45,16 @@ pub enum Wire {
     },
     /// JSON messages of a WebSocket, with many answers in one session.
     Session(&'static live::Turns),
+}
+
+/// The meaning of counts that are what they are called: of the input some was read from a cache, and nothing else is told.
+pub(super) fn as_counted(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Count::Input),
+        output: counts.get(Count::Output),
+        cache_read: counts.get(Count::CacheRead),
+        ..Usage::default()
+    }
 }
 
 impl std::fmt::Debug for Dialect {

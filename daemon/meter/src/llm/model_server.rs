@@ -4,10 +4,9 @@
 //!
 //! Sources: `tools/server/README.md` of llama.cpp, "SGLang Native APIs".
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::{Dialect, Wire, as_counted};
 use super::facts::Count::{CacheRead, Input, Output};
-use super::facts::{Counts, Field, Merge};
-use crate::exchange::Usage;
+use super::facts::{Field, Merge};
 
 const PATHS: [(&str, Field); 18] = [
     ("/model", Field::Model),
@@ -37,15 +36,6 @@ pub static DIALECT: Dialect = Dialect {
     merge: Merge::LastValue,
     terminal: &[],
     usage_on_request: false,
-    usage,
+    usage: as_counted,
     wire: Wire::Text,
 };
-
-fn usage(counts: &Counts) -> Usage {
-    Usage {
-        input: counts.get(Input),
-        output: counts.get(Output),
-        cache_read: counts.get(CacheRead),
-        ..Usage::default()
-    }
-}

@@ -1,13 +1,15 @@
 //! Ollama's own API: one JSON document per line, streamed unless told otherwise; the last one has the counts.
+//!
+//! Source: <https://docs.ollama.com/api/usage>.
 
-use super::dialect::{Dialect, Wire};
-use super::facts::Count::{Input, Output};
-use super::facts::{Counts, Field, Merge};
-use crate::exchange::Usage;
+use super::dialect::{Dialect, Wire, as_counted};
+use super::facts::Count::{CacheRead, Input, Output};
+use super::facts::{Field, Merge};
 
-const PATHS: [(&str, Field); 9] = [
+const PATHS: [(&str, Field); 10] = [
     ("/model", Field::Model),
     ("/prompt_eval_count", Field::Count(Input)),
+    ("/prompt_eval_cached_count", Field::Count(CacheRead)),
     ("/eval_count", Field::Count(Output)),
     ("/done_reason", Field::Finish),
     ("/error", Field::Error),
@@ -24,10 +26,6 @@ pub static DIALECT: Dialect = Dialect {
     merge: Merge::LastValue,
     terminal: &[],
     usage_on_request: false,
-    usage,
+    usage: as_counted,
     wire: Wire::Text,
 };
-
-fn usage(counts: &Counts) -> Usage {
-    Usage { input: counts.get(Input), output: counts.get(Output), ..Usage::default() }
-}

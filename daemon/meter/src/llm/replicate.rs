@@ -3,10 +3,9 @@
 //!
 //! Source: <https://replicate.com/docs/topics/predictions>.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::{Dialect, Wire, as_counted};
 use super::facts::Count::{Input, Output};
 use super::facts::{Field, Merge};
-use super::ollama;
 use crate::detail::Detail::ComputeMs;
 
 const PATHS: [(&str, Field); 7] = [
@@ -26,6 +25,6 @@ pub static DIALECT: Dialect = Dialect {
     merge: Merge::LastObject,
     terminal: &[],
     usage_on_request: false,
-    usage: ollama::DIALECT.usage,
+    usage: as_counted,
     wire: Wire::Text,
 };

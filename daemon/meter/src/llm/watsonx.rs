@@ -4,10 +4,10 @@
 //! Source: "watsonx.ai API reference", TextGenResponse and TextGenResult: `input_token_count` is "the number of input tokens
 //! consumed", `generated_token_count` "the number of generated tokens".
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::{Dialect, Wire, as_counted};
 use super::facts::Count::{Input, Output};
 use super::facts::{Field, Merge};
-use super::{ollama, openai_chat};
+use super::openai_chat;
 
 const PATHS: [(&str, Field); 7] = [
     ("/model_id", Field::Model),
@@ -26,7 +26,7 @@ pub static GENERATION: Dialect = Dialect {
     merge: Merge::LastValue,
     terminal: &[],
     usage_on_request: false,
-    usage: ollama::DIALECT.usage,
+    usage: as_counted,
     wire: Wire::Text,
 };
 

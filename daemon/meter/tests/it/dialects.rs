@@ -406,6 +406,8 @@ fn other_units() {
         "in=3 out=4",
     );
     check("localhost:11434", "/api/chat", "{\"done\":false}\n{\"done\":true,\"eval_count\":4}\n", "out=4");
+    let cached = r#"{"done":true,"prompt_eval_count":9,"prompt_eval_cached_count":6,"eval_count":4}"#;
+    check("localhost:11434", "/api/generate", cached, "in=9 out=4 read=6");
 }
 
 #[test]
