@@ -153,11 +153,19 @@ impl Stage {
         Ok(Stage { coding, _lease: lease })
     }
 
-    fn push(&mut self, mut bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
-        let mut buffer = [0; DECODE_BUFFER];
+    /// What little comes, as with servers that flush every event, gets little room: a large one costs more to make than
+    /// the inflating that it is for.
+    fn push(&mut self, bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
+        match bytes.len() {
+            0..128 => self.push_through(bytes, &mut [0; DECODE_BUFFER / 8], out),
+            _ => self.push_through(bytes, &mut [0; DECODE_BUFFER], out),
+        }
+    }
+
+    fn push_through(&mut self, mut bytes: &[u8], buffer: &mut [u8], out: Take<'_>) -> Result<(), Reason> {
         let mut most = 0;
         let result = loop {
-            let (used, made) = match self.coding.step(bytes, &mut buffer) {
+            let (used, made) = match self.coding.step(bytes, buffer) {
                 Ok(step) => step,
                 // It may have made something before it failed.
                 Err(reason) => {
@@ -187,18 +195,40 @@ impl Drop for Stage {
     /// Windows hold the last of a body. That of zstd belongs to a C library, which frees it as it is.
     fn drop(&mut self) {
         match &mut self.coding {
-            Coding::Gzip(gzip) => forget(&mut gzip.state),
-            Coding::Deflate(Deflate::Known { state, .. }) => forget(state),
+            Coding::Gzip(gzip) => {
+                let made = if gzip.members > 0 { INFLATE_WINDOW } else { gzip.state.total_out() };
+                forget(&mut gzip.state, made);
+            }
+            Coding::Deflate(Deflate::Known { state, .. }) => {
+                let made = state.total_out();
+                forget(state, made);
+            }
             // Its allocator wipes what it frees.
             Coding::Brotli(..) | Coding::Deflate(Deflate::Unknown(_)) | Coding::Zstd(_) => {}
         }
     }
 }
 
-/// Wipes an inflater's window.
-pub(super) fn forget(state: &mut Decompress) {
+/// Bytes that deflated data may refer to (RFC 1951, 2).
+const INFLATE_WINDOW: u64 = 32 * 1024;
+
+/// Wipes the window of an inflater that made so many bytes. Nothing reaches it but data: stored blocks of zeros (RFC 1951,
+/// 3.2.4).
+pub(super) fn forget(state: &mut Decompress, made: u64) {
+    const BLOCK: u16 = 4096;
+    const HEAD: [u8; 5] = {
+        let [low, high] = BLOCK.to_le_bytes();
+        [0, low, high, !low, !high]
+    };
+    const ZEROS: &[u8] = &[0; BLOCK as usize];
     state.reset(false);
-    std::hint::black_box(state);
+    let mut nothing = [0; BLOCK as usize];
+    for _ in 0..made.min(INFLATE_WINDOW).div_ceil(u64::from(BLOCK)) {
+        for part in [&HEAD, ZEROS] {
+            // It cannot fail: a state that was reset takes any lawful data.
+            let _ = state.decompress(part, &mut nothing, FlushDecompress::None);
+        }
+    }
 }
 
 /// Gives memory to the decoder of br, and wipes it when it comes back.

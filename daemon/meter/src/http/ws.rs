@@ -596,6 +596,6 @@ impl Inflater {
 impl Drop for Inflater {
     /// The window holds the last of the messages.
     fn drop(&mut self) {
-        forget(&mut self.state);
+        forget(&mut self.state, self.given);
     }
 }

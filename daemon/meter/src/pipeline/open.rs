@@ -26,7 +26,7 @@ const METERED: [(&str, Count); 4] = [
 ];
 
 /// What is leased for an exchange holds it, with 2 KiB for its texts and the form of its answer.
-const _: () = assert!(size_of::<Open>() + size_of::<Answer>() + 2048 <= EXCHANGE_BYTES);
+const _: () = assert!(size_of::<Open>() + 2048 <= EXCHANGE_BYTES);
 
 /// An exchange whose request or response has not ended.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ pub(super) struct Open {
     asked_messages: Option<Box<Messages>>,
     attempt: Attempt,
     /// `None` while there is no response, and if no dialect reads it.
-    answer: Option<Box<Answer>>,
+    answer: Option<Answer>,
     answer_coding: Decoder,
     /// The framing of an answer in gRPC.
     answer_messages: Option<Box<Messages>>,
@@ -201,7 +201,7 @@ impl Open {
         let headers = head.headers;
         self.exchange.timing.first_byte.get_or_insert(now);
         self.recognise();
-        self.answer = self.dialect.map(|dialect| Box::new(Answer::new(dialect)));
+        self.answer = self.dialect.map(Answer::new);
         let label = header(headers, "content-type").unwrap_or("");
         self.labelled_stream =
             label.get(..17).is_some_and(|label| label.eq_ignore_ascii_case("text/event-stream"));

@@ -1,5 +1,9 @@
 //! How much memory bodies of any size and any number of exchanges take, against the bounds that `limits` states.
 
+use std::io::Write as _;
+
+use flate2::Compression;
+use flate2::write::GzEncoder;
 use meter::limits::{EXCHANGE_BYTES, INFLATE_BYTES, SESSION_BYTES};
 
 use crate::allocator::{unwatched, watch};
@@ -122,44 +126,159 @@ const ALLOCATIONS_MAX: u64 = 10;
 
 #[test]
 fn a_streamed_exchange_allocates_little() {
+    let (chat, messages, responses) = (chat(), messages(), responses());
+    let check = |what: &str, host: &str, mut pieces: Box<dyn FnMut(u32) -> [Vec<u8>; 2]>| {
+        let mut world = World::new();
+        let session = world.open(host);
+        let mut exchange = |number: u32| {
+            let [sent, received] = pieces(number);
+            let (_, seen) = watch(|| {
+                world.sent(session, &sent);
+                // As the kernel hands it out: pieces that end anywhere.
+                received.chunks(777).for_each(|piece| world.received(session, piece));
+            });
+            let counts = world.records().iter().map(tokens).collect::<Vec<_>>();
+            assert_eq!(counts, [(Some(5), Some(200))], "{what}, exchange {number}");
+            seen
+        };
+        // What a session makes once is not the exchange's.
+        exchange(0);
+        let seen = exchange(1);
+        println!("{what}: {} allocations, at most {} bytes", seen.allocations, seen.most);
+        assert!(seen.allocations <= ALLOCATIONS_MAX, "{what}: {seen:?}");
+    };
+    for (what, call) in [("chat", &chat), ("messages", &messages), ("responses", &responses)] {
+        let [plain, packed] = [call.over_http1(false), call.over_http1(true)];
+        check(&format!("{what}, HTTP/1"), call.host, Box::new(move |_| plain.clone()));
+        check(&format!("{what}, HTTP/1, gzip"), call.host, Box::new(move |_| packed.clone()));
+        let call = call.clone();
+        check(&format!("{what}, HTTP/2"), call.host, Box::new(move |number| call.over_http2(number)));
+    }
+}
+
+/// A call that is answered with events: 5 tokens in, 200 out.
+#[derive(Clone)]
+struct Call {
+    host: &'static str,
+    target: &'static str,
+    body: &'static str,
+    events: Vec<String>,
+}
+
+fn chat() -> Call {
+    let event = |rest: &str| format!("data: {{\"model\":\"gpt-4o-2024-08-06\",\"choices\":[{rest}}}\n\n");
+    let delta = event("{\"delta\":{\"content\":\" a\"}}],\"service_tier\":\"default\"");
+    let stop = event("{\"delta\":{},\"finish_reason\":\"stop\"}]");
+    let usage = event("],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":200}");
+    let mut events = vec![delta; 200];
+    events.extend([stop, usage, "data: [DONE]\n\n".into()]);
     let body =
         "{\"model\":\"gpt-4o\",\"stream\":true,\"stream_options\":{\"include_usage\":true},\"messages\":[]}";
-    let request = post("/v1/chat/completions", body);
-    let event = |json: &str| {
-        let event = format!("data: {json}\n\n");
-        format!("{:x}\r\n{event}\r\n", event.len())
-    };
-    let delta = event(
-        "{\"model\":\"gpt-4o-2024-08-06\",\"service_tier\":\"default\",\"choices\":[{\"delta\":{\"content\":\" a\"}}]}",
-    );
-    let stop =
-        event("{\"model\":\"gpt-4o-2024-08-06\",\"choices\":[{\"delta\":{},\"finish_reason\":\"stop\"}]}");
-    let usage = event(
-        "{\"model\":\"gpt-4o-2024-08-06\",\"choices\":[],\"usage\":{\"prompt_tokens\":5,\"completion_tokens\":200}}",
-    );
-    let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\
-                x-request-id: req_0123456789abcdef\r\n\r\n";
-    let received = [head, &delta.repeat(200), &stop, &usage, &event("[DONE]"), "0\r\n\r\n"].concat();
+    Call { host: "api.openai.com", target: "/v1/chat/completions", body, events }
+}
 
-    let mut world = World::new();
-    let session = world.open("api.openai.com");
-    let mut exchange = |watched: bool| {
-        let mut run = || {
-            world.sent(session, request.as_bytes());
-            // As the kernel hands it out: pieces that end anywhere.
-            for piece in received.as_bytes().chunks(777) {
-                world.received(session, piece);
-            }
+fn messages() -> Call {
+    let event = |kind: &str, rest: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{rest}}}\n\n");
+    let start = event(
+        "message_start",
+        "\"message\":{\"model\":\"claude-sonnet-4-20250514\",\"usage\":{\"input_tokens\":5,\"output_tokens\":1}}",
+    );
+    let delta =
+        event("content_block_delta", "\"index\":0,\"delta\":{\"type\":\"text_delta\",\"text\":\" a\"}");
+    let over =
+        event("message_delta", "\"delta\":{\"stop_reason\":\"end_turn\"},\"usage\":{\"output_tokens\":200}");
+    let mut events = vec![start];
+    events.extend(vec![delta; 200]);
+    events.extend([over, event("message_stop", "\"a\":1")]);
+    let body = "{\"model\":\"claude-sonnet-4-20250514\",\"stream\":true,\"messages\":[]}";
+    Call { host: "api.anthropic.com", target: "/v1/messages", body, events }
+}
+
+fn responses() -> Call {
+    let event = |kind: &str, rest: &str| format!("event: {kind}\ndata: {{\"type\":\"{kind}\",{rest}}}\n\n");
+    let delta = event("response.output_text.delta", "\"output_index\":0,\"delta\":\" a\"");
+    let done = event(
+        "response.completed",
+        "\"response\":{\"status\":\"completed\",\"model\":\"gpt-4o-2024-08-06\",\"service_tier\":\"default\",\
+         \"usage\":{\"input_tokens\":5,\"output_tokens\":200}}",
+    );
+    let mut events = vec![delta; 200];
+    events.push(done);
+    let body = "{\"model\":\"gpt-4o\",\"stream\":true,\"input\":\"a\"}";
+    Call { host: "api.openai.com", target: "/v1/responses", body, events }
+}
+
+impl Call {
+    /// What is sent and received; `packed` is gzip that is flushed with every event.
+    fn over_http1(&self, packed: bool) -> [Vec<u8>; 2] {
+        let coding = if packed { "Content-Encoding: gzip\r\n" } else { "" };
+        let mut received = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n{coding}Transfer-Encoding: chunked\r\n\
+             x-request-id: req_0123456789abcdef\r\n\r\n"
+        )
+        .into_bytes();
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+        let mut write = |bytes: &[u8]| {
+            received.extend_from_slice(format!("{:x}\r\n", bytes.len()).as_bytes());
+            received.extend_from_slice(bytes);
+            received.extend_from_slice(b"\r\n");
         };
-        let seen = if watched { watch(run).1 } else { (run(), Default::default()).1 };
-        assert_eq!(world.records().iter().map(tokens).collect::<Vec<_>>(), [(Some(5), Some(200))]);
-        seen
-    };
-    // What a session makes once is not the exchange's.
-    exchange(false);
-    let seen = exchange(true);
-    println!("{} allocations, at most {} bytes", seen.allocations, seen.most);
-    assert!(seen.allocations <= ALLOCATIONS_MAX, "{seen:?}");
+        for event in &self.events {
+            if packed {
+                encoder.write_all(event.as_bytes()).and_then(|()| encoder.flush()).expect("room");
+                write(&std::mem::take(encoder.get_mut()));
+            } else {
+                write(event.as_bytes());
+            }
+        }
+        if packed {
+            write(&encoder.finish().expect("room"));
+        }
+        write(b"");
+        [post(self.target, self.body).into_bytes(), received]
+    }
+
+    /// The exchange `number` of a connection. The first fills the tables of both directions, the others refer to them.
+    fn over_http2(&self, number: u32) -> [Vec<u8>; 2] {
+        let stream = number * 2 + 1;
+        let request = [
+            (":method", "POST"),
+            (":path", self.target),
+            (":authority", self.host),
+            ("authorization", "Bearer sk-1"),
+            ("user-agent", "OpenAI/Python 1.2.3"),
+        ];
+        let response = [
+            (":status", "200"),
+            ("content-type", "text/event-stream"),
+            ("x-request-id", "req_0123456789abcdef"),
+        ];
+        let block = |fields: &[(&str, &str)]| -> Vec<u8> {
+            if number > 0 {
+                return (0..fields.len() as u8).rev().map(|age| 0x80 | (62 + age)).collect();
+            }
+            let text = |text: &str| [&[text.len() as u8], text.as_bytes()].concat();
+            fields.iter().flat_map(|(name, value)| [vec![0x40], text(name), text(value)].concat()).collect()
+        };
+        let opening = if number == 0 { "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" } else { "" };
+        let mut sent = opening.as_bytes().to_vec();
+        frame(&mut sent, 1, 4, stream, &block(&request));
+        frame(&mut sent, 0, 1, stream, self.body.as_bytes());
+        let mut received = Vec::new();
+        frame(&mut received, 1, 4, stream, &block(&response));
+        for (left, event) in (0..self.events.len()).rev().zip(&self.events) {
+            frame(&mut received, 0, u8::from(left == 0), stream, event.as_bytes());
+        }
+        [sent, received]
+    }
+}
+
+/// A frame of HTTP/2 (RFC 9113, 4.1).
+fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
+    bytes.extend_from_slice(&(payload.len() as u32).to_be_bytes()[1..]);
+    bytes.extend_from_slice(&[kind, flags]);
+    bytes.extend_from_slice(&stream.to_be_bytes());
+    bytes.extend_from_slice(payload);
 }
 
 fn post(target: &str, body: &str) -> String {

@@ -10,6 +10,8 @@ pub struct Paths<F> {
 struct Node<F> {
     field: Option<F>,
     members: Vec<(&'static [u8], u16)>,
+    /// [`mark`]s of the members: most keys of a document are told apart by it.
+    marks: u64,
     /// Node of all elements of an array here.
     element: u16,
 }
@@ -19,10 +21,17 @@ pub(in crate::llm) const UNWANTED: u16 = u16::MAX;
 
 pub(in crate::llm) const ROOT: u16 = 0;
 
+/// One of 64 bits, by length and first byte.
+fn mark(key: &[u8]) -> u64 {
+    let first = key.first().map_or(0, |byte| usize::from(*byte));
+    1 << (key.len().wrapping_mul(7).wrapping_add(first) % 64)
+}
+
 impl<F: Copy> Paths<F> {
     /// Paths like `/choices/*/finish_reason`; `*` stands for every element of an array.
     pub fn new(wanted: &[(&'static str, F)]) -> Paths<F> {
-        let mut paths = Paths { nodes: vec![Node { field: None, members: Vec::new(), element: UNWANTED }] };
+        let mut paths =
+            Paths { nodes: vec![Node { field: None, members: Vec::new(), marks: 0, element: UNWANTED }] };
         for (path, field) in wanted {
             let mut at = usize::from(ROOT);
             for key in path.split('/').skip(1) {
@@ -53,13 +62,17 @@ impl<F: Copy> Paths<F> {
             node.element = fresh;
         } else {
             node.members.push((key.as_bytes(), fresh));
+            node.marks |= mark(key.as_bytes());
         }
-        self.nodes.push(Node { field: None, members: Vec::new(), element: UNWANTED });
+        self.nodes.push(Node { field: None, members: Vec::new(), marks: 0, element: UNWANTED });
         usize::from(fresh)
     }
 
     pub(in crate::llm) fn member(&self, at: u16, key: &[u8]) -> u16 {
         let Some(node) = self.nodes.get(usize::from(at)) else { return UNWANTED };
+        if node.marks & mark(key) == 0 {
+            return UNWANTED;
+        }
         node.members.iter().find(|(name, _)| *name == key).map_or(UNWANTED, |(_, child)| *child)
     }
 

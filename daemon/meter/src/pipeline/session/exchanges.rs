@@ -34,7 +34,7 @@ pub(super) struct Exchanges {
     pub(super) host: Option<HostEvidence>,
     pub(super) naming: Naming,
     pub(super) ordinal: u32,
-    #[expect(clippy::vec_box, reason = "what it holds of a body is not copied when the list changes")]
+    /// Boxed: what one holds of a body is not copied when the list changes.
     pub(super) open: Vec<Box<Open>>,
     /// What is spoken over WebSockets: the session itself, or streams of it.
     pub(super) talks: Vec<Box<Talk>>,
