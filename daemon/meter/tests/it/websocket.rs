@@ -301,7 +301,7 @@ fn holes_stay_with_their_message() {
             deflated(&texts, fresh).into_iter().map(|bytes| frame(Received, 0xc1, &bytes)).collect();
         let [first, second, third] = frames.try_into().unwrap_or_else(|_| unreachable!("three"));
         let mut script = vec![first];
-        script.extend(with_hole(second, 20, 3));
+        script.extend(with_hole(second, 5, 3));
         script.push(third);
         script
     };
