@@ -286,7 +286,7 @@ mod tests {
         let expected = "\
 record      attr_019ca95e4afa00000000000000000001
 call        openai chat gpt-4o-2024-08-06, status 200, 2026-03-01 12:00:00
-            same request made 1 times before
+            same request failed 1 times before
 limit       0 of 500 requests left, whole again after 120 ms
 limit       9 of - tokens left, whole again at 2026-03-01 12:01:00
 tool        look_up, 2 x
