@@ -317,8 +317,8 @@ impl Planner {
 
     /// Keeps the attachments of a process that ended for a quiet moment.
     ///
-    /// They cost nobody anything. Detaching does: it takes the lock that an attach needs, once for each place, and where
-    /// a process has just ended the next of its kind often begins. Many detached together made that one wait too long.
+    /// They cost nobody anything. Detaching may: it takes the lock that an attach needs, once for each place, and where
+    /// a process has just ended the next of its kind often begins.
     pub(super) fn detach_in_peace(&mut self, pid: u32, now: Moment) {
         let Some(process) = self.processes.get_mut(&pid) else { return };
         let live = process.attachments.drain().filter_map(|(_, state)| match state {

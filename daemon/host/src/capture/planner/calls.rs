@@ -16,6 +16,8 @@
 //! A session whose first content is the middle of something is opened as joined late: the pipeline makes the record of
 //! the call that it joined, so that the planner must not.
 //!
+//! How many calls went by over one connection is not known: one record stands for at least one.
+//!
 //! A named session without any connection is judged the same way at its own end, by its content alone. So every
 //! connection and every session is judged once, at its end, and gives at most one [`Command::Missed`]. A connection of
 //! an armed process without a session is not late but dark, and its flow says so.
