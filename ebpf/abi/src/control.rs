@@ -111,6 +111,8 @@ pub const SESSIONS_MAX: u32 = 65_536;
 pub const VERDICTS_MAX: u32 = 16_384;
 /// Capacity of the `PROGRAMS` map.
 pub const PROGRAMS_MAX: u32 = 16_384;
+/// Capacity of the `LOOKUPS` map.
+pub const LOOKUPS_MAX: u32 = 4_096;
 /// Capacity of the `DATAGRAMS` map.
 pub const DATAGRAMS_MAX: u32 = 4_096;
 

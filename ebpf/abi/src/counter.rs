@@ -61,6 +61,10 @@ crate::wire_enum! {
         ProgramsInserted = 26,
         /// Entries removed from the table of verdicts, which main fills.
         VerdictsRemoved = 27,
+        /// Entries made in the table of `getaddrinfo` calls between entry and return.
+        LookupsInserted = 28,
+        /// Entries removed from it.
+        LookupsRemoved = 29,
     }
 }
 

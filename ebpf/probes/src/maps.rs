@@ -4,8 +4,8 @@
 //! Hash maps are preallocated: tracing programs must not allocate on kernels with real-time locking.
 
 use abi::control::{
-    DATAGRAMS_MAX, DatagramKey, DatagramState, HOST_KEY_BYTES, PROGRAMS_MAX, SESSIONS_MAX, SessionKey,
-    SessionState, Settings, VERDICTS_MAX, VerdictKey,
+    DATAGRAMS_MAX, DatagramKey, DatagramState, HOST_KEY_BYTES, LOOKUPS_MAX, PROGRAMS_MAX, SESSIONS_MAX,
+    SessionKey, SessionState, Settings, VERDICTS_MAX, VerdictKey,
 };
 use abi::event::Tuple;
 use aya_ebpf::macros::map;
@@ -47,9 +47,10 @@ pub(crate) static FLOWS: HashMap<u64, FlowState> = HashMap::with_max_entries(327
 #[map]
 pub(crate) static CALLS: LruHashMap<CallKey, Call> = LruHashMap::with_max_entries(16384, 0);
 
-/// `getaddrinfo` between entry and return, names of providers only.
+/// `getaddrinfo` between entry and return, names of providers only. A call that never returns (its process was killed)
+/// leaves an entry behind; the least recently used is forgotten when it is full, which the counters show.
 #[map]
-pub(crate) static LOOKUPS: LruHashMap<CallKey, LookupCall> = LruHashMap::with_max_entries(4096, 0);
+pub(crate) static LOOKUPS: LruHashMap<CallKey, LookupCall> = LruHashMap::with_max_entries(LOOKUPS_MAX, 0);
 
 /// Processes that have sessions, with the time of their last exec (or of their end, should the id be used again):
 /// a session opened before it belonged to another program.

@@ -6,6 +6,7 @@ use abi::NAME_MAX;
 use abi::control::HOST_KEY_BYTES;
 use abi::counter::Counter;
 use abi::event::{Kind, LOOKUP_ADDRESSES_MAX, Lookup};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::generated::{bpf_probe_read_user, bpf_probe_read_user_str};
 use aya_ebpf::macros::{uprobe, uretprobe};
 use aya_ebpf::maps::lpm_trie::Key;
@@ -72,7 +73,12 @@ fn getaddrinfo_entry(ctx: ProbeContext) -> u32 {
         (*out).address_count = 0;
     }
     record.submit(0);
-    let _ = LOOKUPS.insert(&key, &call, 0);
+    // A call that never returned may have left an entry under this key.
+    if LOOKUPS.insert(&key, &call, u64::from(BPF_NOEXIST)).is_ok() {
+        count(Counter::LookupsInserted, 1);
+    } else {
+        let _ = LOOKUPS.insert(&key, &call, 0);
+    }
     0
 }
 
@@ -83,7 +89,9 @@ fn getaddrinfo_return(ctx: RetProbeContext) -> u32 {
     let Some(call) = LOOKUPS.get_ptr(&key) else { return 0 };
     // SAFETY: `call` points into the map; only this thread writes this key.
     let LookupCall { name, result } = unsafe { *call };
-    let _ = LOOKUPS.remove(&key);
+    if LOOKUPS.remove(&key).is_ok() {
+        count(Counter::LookupsRemoved, 1);
+    }
     let error = ctx.ret::<i32>();
     let Some(mut record) = EVENTS.reserve::<Lookup>(0) else {
         lose(Counter::LostEventsRingFull, 1);

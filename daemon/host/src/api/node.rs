@@ -208,6 +208,8 @@ fn kernel_unit(which: Counter) -> &'static str {
         Counter::SessionsInserted
         | Counter::SessionsRemoved
         | Counter::ProgramsInserted
+        | Counter::LookupsInserted
+        | Counter::LookupsRemoved
         | Counter::VerdictsRemoved => "entries",
         _ if name.starts_with("Sessions") => "sessions",
         _ => "packets",

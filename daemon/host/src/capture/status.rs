@@ -61,13 +61,16 @@ pub enum Loss {
     VerdictsEvicted,
     /// The kernel's full table of programs with sessions forgot the least recently used (processes, at least).
     ProgramsEvicted,
+    /// The kernel's full table of `getaddrinfo` calls forgot the least recently used: what it returned stays unknown
+    /// (calls, at least).
+    LookupsEvicted,
     /// The kernel skipped one of our programs because another program ran on that CPU (runs). Not known before Linux 5.12.
     ProgramSkipped,
 }
 
 impl Loss {
     /// Every reason.
-    pub const ALL: [Loss; 22] = [
+    pub const ALL: [Loss; 23] = [
         Loss::MalformedRecord,
         Loss::PlannerFull,
         Loss::ShardFull,
@@ -89,6 +92,7 @@ impl Loss {
         Loss::SessionsEvicted,
         Loss::VerdictsEvicted,
         Loss::ProgramsEvicted,
+        Loss::LookupsEvicted,
         Loss::ProgramSkipped,
     ];
 
@@ -116,6 +120,7 @@ impl Loss {
             Loss::SessionsEvicted => "sessions_evicted",
             Loss::VerdictsEvicted => "verdicts_evicted",
             Loss::ProgramsEvicted => "programs_evicted",
+            Loss::LookupsEvicted => "lookups_evicted",
             Loss::ProgramSkipped => "program_skipped",
         }
     }

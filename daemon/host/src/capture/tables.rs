@@ -113,13 +113,16 @@ impl Tables {
 
     /// Entries that full tables of the kernel forgot by themselves, at least: they hold no more than their capacity, and
     /// every entry was made, and removed or not. `counters` as [`Tables::counters`] reads them.
-    pub(super) fn evicted(&self, counters: &[u64]) -> [(Loss, u64); 3] {
+    pub(super) fn evicted(&self, counters: &[u64]) -> [(Loss, u64); 4] {
         let read = |counter: Counter| counters.get(counter as usize).copied().unwrap_or_default();
         let sessions =
             evicted(read(Counter::SessionsInserted), read(Counter::SessionsRemoved), control::SESSIONS_MAX);
         let verdicts = evicted(self.verdicts_inserted, read(Counter::VerdictsRemoved), control::VERDICTS_MAX);
         let programs = evicted(read(Counter::ProgramsInserted), 0, control::PROGRAMS_MAX);
+        let lookups =
+            evicted(read(Counter::LookupsInserted), read(Counter::LookupsRemoved), control::LOOKUPS_MAX);
         [
+            (Loss::LookupsEvicted, lookups),
             (Loss::SessionsEvicted, sessions),
             (Loss::VerdictsEvicted, verdicts),
             (Loss::ProgramsEvicted, programs),
