@@ -1,8 +1,8 @@
 //! Every bound of this crate, with the arithmetic. Memory does not depend on what a provider or a client sends.
 //!
-//! A pipeline holds at most [`SESSIONS_MAX`] sessions of [`SESSION_BYTES`]; incomplete heads, open exchanges and
-//! inflaters come out of one shared [`Budget`]; br and zstd, whose windows are large, share [`LARGE_WINDOWS_MAX`]
-//! places. Together [`TOTAL_BYTES_MAX`], reached only under attack: 100 keep-alive sessions with a streamed answer each
+//! A pipeline holds at most [`SESSIONS_MAX`] sessions of [`SESSION_BYTES`]; incomplete heads, tables of head fields,
+//! open exchanges and inflaters come out of one shared [`Budget`]; br and zstd, whose windows are large, share
+//! [`LARGE_WINDOWS_MAX`] places. Together [`TOTAL_BYTES_MAX`], reached only under attack: 100 keep-alive sessions with a streamed answer each
 //! need about 1 MiB, with gzip 6 MiB.
 
 use std::sync::Arc;
@@ -29,8 +29,12 @@ pub const RESYNC_TAIL_MAX: usize = 4096;
 /// Streams of one HTTP/2 connection that are followed at a time; servers allow 100 to 250.
 pub const STREAMS_MAX: usize = 256;
 
-/// Largest dynamic table of head fields that is kept; clients and servers use 4 to 64 KiB.
+/// Largest dynamic table of head fields that is kept for one direction of a connection; clients and servers use 4 to
+/// 64 KiB. All sessions' tables together would be 2 GiB, so what they hold comes out of the [`Budget`].
 pub const HPACK_TABLE_MAX: usize = 64 * 1024;
+
+/// Bytes of the [`Budget`] by which a dynamic table grows: most never need more.
+pub const HPACK_STEP_BYTES: usize = 1024;
 
 /// Content codings stacked on one body.
 pub const CODINGS_MAX: usize = 3;
@@ -94,8 +98,8 @@ pub const ATTEMPT_BYTES: usize = 256;
 /// An open exchange with its scanners and texts, without decoders.
 pub const EXCHANGE_BYTES: usize = 8 * 1024;
 
-/// Bytes that all sessions of one pipeline may hold in incomplete heads, open exchanges and inflaters; what finds no
-/// room is lost (`limit_reached`). 64 MiB are 8,000 exchanges at a time, or 1,000 compressed ones.
+/// Bytes that all sessions of one pipeline may hold in incomplete heads, tables of head fields, open exchanges and
+/// inflaters; what finds no room is lost (`limit_reached`), a table forgotten. 64 MiB are 8,000 exchanges at a time, or 1,000 compressed ones.
 pub const BUFFERED_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// A session that holds none of these. What is kept of one that was idle for long takes its place.
@@ -149,8 +153,22 @@ pub struct Lease {
 
 impl Lease {
     fn of(from: &Arc<AtomicUsize>, amount: usize) -> Option<Lease> {
-        let taken = from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(amount));
-        taken.is_ok().then(|| Lease { from: Arc::clone(from), amount })
+        Lease { from: Arc::clone(from), amount: 0 }.grow(amount)
+    }
+
+    /// How much it is.
+    pub fn amount(&self) -> usize {
+        self.amount
+    }
+
+    /// It and `more`; `None`, and all of it given back, if that is not there.
+    pub fn grow(mut self, more: usize) -> Option<Lease> {
+        let taken =
+            self.from.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |free| free.checked_sub(more));
+        taken.is_ok().then(|| {
+            self.amount += more;
+            self
+        })
     }
 }
 

@@ -242,7 +242,14 @@ impl Connection {
                     if over {
                         half.state = State::Frame;
                     }
-                    self.block_part(direction, bytes.get(..used).unwrap_or_default(), over, tally, sink);
+                    self.block_part(
+                        direction,
+                        bytes.get(..used).unwrap_or_default(),
+                        over,
+                        budget,
+                        tally,
+                        sink,
+                    );
                     used
                 }
                 State::Small { kind, stream, left } => {
@@ -327,7 +334,7 @@ impl Connection {
                 half.state = State::Block { left: length };
                 if length == 0 {
                     half.state = State::Frame;
-                    self.block_part(direction, &[], true, tally, sink);
+                    self.block_part(direction, &[], true, budget, tally, sink);
                 }
             }
             _ if length == 0 => half.state = State::Frame,

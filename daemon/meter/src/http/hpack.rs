@@ -2,14 +2,15 @@
 //!
 //! A connection joined late, or one with a hole in its head blocks, lacks entries of the dynamic table. Entries added
 //! after that have their right positions, because positions count from the newest; what is older cannot be known, and a
-//! field that refers to it is left out. Entries may be credentials and are zeroized.
+//! field that refers to it is left out. So it is with what finds no room in the [`Budget`]. Entries may be credentials
+//! and are zeroized.
 
 use std::collections::VecDeque;
 use std::sync::OnceLock;
 
 use smallvec::SmallVec;
 
-use crate::limits::{HEAD_BYTES_MAX, HEADERS_MAX, HPACK_TABLE_MAX};
+use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, HPACK_STEP_BYTES, HPACK_TABLE_MAX, Lease};
 use crate::payload::{Held, Roomy};
 
 /// The dynamic table of one direction.
@@ -19,6 +20,8 @@ pub struct Decoder {
     size: usize,
     /// Size in force, chosen by the encoder.
     capacity: usize,
+    /// Room for the entries.
+    room: Option<Lease>,
 }
 
 impl std::fmt::Debug for Decoder {
@@ -110,22 +113,23 @@ const CAPACITY: usize = 4096;
 
 impl Default for Decoder {
     fn default() -> Decoder {
-        Decoder { entries: VecDeque::new(), size: 0, capacity: CAPACITY }
+        Decoder { entries: VecDeque::new(), size: 0, capacity: CAPACITY, room: None }
     }
 }
 
 impl Decoder {
     /// Head blocks are missing here: what is known loses its position.
     pub fn forget(&mut self) {
-        self.entries.clear();
+        self.entries = VecDeque::new();
         self.size = 0;
+        self.room = None;
     }
 
-    /// Decodes a whole head block into `fields`, which hold none.
+    /// Decodes a whole head block into `fields`, which hold none. What the table keeps of it comes out of `budget`.
     ///
     /// # Errors
     /// The block is broken or too large; what was decoded of it is of no use.
-    pub fn decode(&mut self, mut block: &[u8], fields: &mut Fields) -> Result<(), Broken> {
+    pub fn decode(&mut self, mut block: &[u8], fields: &mut Fields, budget: &Budget) -> Result<(), Broken> {
         let mut begun = false;
         while let Some(first) = block.first().copied() {
             let begin = fields.text.len();
@@ -139,7 +143,7 @@ impl Decoder {
                 0x40..=0x7f => {
                     let name = self.literal(&mut block, 6, &mut fields.text)?;
                     // It takes its place although its name may not be known.
-                    self.insert(fields.text.get(begin..).unwrap_or_default(), name);
+                    self.insert(fields.text.get(begin..).unwrap_or_default(), name, budget);
                     name
                 }
                 0x20..=0x3f => {
@@ -182,7 +186,7 @@ impl Decoder {
         })
     }
 
-    fn insert(&mut self, field: &[u8], name: usize) {
+    fn insert(&mut self, field: &[u8], name: usize, budget: &Budget) {
         let mut text = Held::new();
         text.grow(field.len());
         text.push(field);
@@ -191,7 +195,24 @@ impl Decoder {
         if entry.size() <= self.capacity {
             self.size += entry.size();
             self.entries.push_front(entry);
+            if !self.finds_room(budget) {
+                self.forget();
+            }
         }
+    }
+
+    /// True if there is room for what is held, which grows in steps and is kept until all is forgotten.
+    fn finds_room(&mut self, budget: &Budget) -> bool {
+        let text = self.size.saturating_sub(self.entries.len() * OVERHEAD);
+        let held = (text + self.entries.capacity() * size_of::<Entry>()).next_multiple_of(HPACK_STEP_BYTES);
+        self.room = match self.room.take() {
+            None => budget.lease(held),
+            Some(room) => {
+                let missing = held.saturating_sub(room.amount());
+                room.grow(missing)
+            }
+        };
+        self.room.is_some()
     }
 
     /// Makes room for `size`.
@@ -380,6 +401,7 @@ const STATIC: [(&str, &str); 61] = [
 #[cfg(test)]
 mod tests {
     use super::{Decoder, Fields};
+    use crate::limits::{BUFFERED_BYTES_MAX, Budget, HPACK_STEP_BYTES};
 
     fn hex(text: &str) -> Vec<u8> {
         let digits: Vec<u8> = text.bytes().filter(|byte| byte.is_ascii_hexdigit()).collect();
@@ -394,7 +416,7 @@ mod tests {
         let mut seen = Vec::new();
         for block in blocks {
             let mut fields = Fields::default();
-            decoder.decode(&hex(block), &mut fields).unwrap_or_else(|_| panic!("{block}"));
+            decoder.decode(&hex(block), &mut fields, &Budget::new()).unwrap_or_else(|_| panic!("{block}"));
             assert_eq!(fields.unknown, 0, "{block}");
             seen = fields
                 .iter()
@@ -446,10 +468,31 @@ mod tests {
     fn what_was_never_seen_is_left_out() {
         let mut decoder = Decoder::default();
         let mut fields = Fields::default();
-        assert_eq!(decoder.decode(&hex("82 c5 be"), &mut fields), Ok(()));
+        assert_eq!(decoder.decode(&hex("82 c5 be"), &mut fields, &Budget::new()), Ok(()));
         assert_eq!((fields.iter().count(), fields.unknown), (1, 2));
         for broken in ["80", "ff ff ff ff ff ff", "40 05 61", "00 81 00 00", "3f ff ff 7f", "82 20"] {
-            assert!(Decoder::default().decode(&hex(broken), &mut Fields::default()).is_err(), "{broken}");
+            let decoded = Decoder::default().decode(&hex(broken), &mut Fields::default(), &Budget::new());
+            assert!(decoded.is_err(), "{broken}");
         }
+    }
+
+    #[test]
+    fn what_finds_no_room_is_as_if_never_seen() {
+        let (budget, mut decoder) = (Budget::new(), Decoder::default());
+        let mut check = |block: &str, expected: (usize, usize), why: &str| {
+            let mut fields = Fields::default();
+            assert_eq!(decoder.decode(&hex(block), &mut fields, &budget), Ok(()), "{why}");
+            assert_eq!((fields.iter().count(), fields.unknown), expected, "{why}");
+        };
+        check("40 01 61 01 62 be", (2, 0), "there is room");
+        let rest = budget.lease(BUFFERED_BYTES_MAX - HPACK_STEP_BYTES).expect("all that is left");
+        check("40 01 61 01 63 be bf", (3, 0), "there is room in the step that was taken");
+        let large = format!("40 01 61 7f cd 07 {}", "62".repeat(127 + 973));
+        check(&large, (1, 0), "more than the step");
+        check("be", (0, 1), "it was forgotten");
+        drop(rest);
+        check("40 01 61 01 65 be bf", (2, 1), "positions count from the newest");
+        drop(decoder);
+        assert!(budget.lease(BUFFERED_BYTES_MAX).is_some(), "all is given back");
     }
 }

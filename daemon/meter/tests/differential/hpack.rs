@@ -1,6 +1,7 @@
 //! HPACK beside `loona-hpack`: blocks that it made, and blocks that nobody made.
 
 use meter::http::hpack::{Decoder, Fields};
+use meter::limits::Budget;
 use proptest::prelude::*;
 
 type List = Vec<(Vec<u8>, Vec<u8>)>;
@@ -9,7 +10,7 @@ type List = Vec<(Vec<u8>, Vec<u8>)>;
 /// the bounds, on which the other has an opinion of its own.
 fn ours(decoder: &mut Decoder, block: &[u8]) -> Option<Result<List, ()>> {
     let mut fields = Fields::default();
-    match decoder.decode(block, &mut fields) {
+    match decoder.decode(block, &mut fields, &Budget::new()) {
         Ok(()) if fields.unknown > 0 => None,
         Ok(()) => Some(Ok(fields.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect())),
         Err(_) => Some(Err(())),

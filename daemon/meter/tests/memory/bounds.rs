@@ -4,7 +4,7 @@ use std::io::Write as _;
 
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use meter::limits::{EXCHANGE_BYTES, INFLATE_BYTES, SESSION_BYTES};
+use meter::limits::{BUFFERED_BYTES_MAX, EXCHANGE_BYTES, HPACK_STEP_BYTES, INFLATE_BYTES, SESSION_BYTES};
 
 use crate::allocator::{unwatched, watch};
 use crate::world::{World, tokens};
@@ -119,6 +119,45 @@ fn sessions_and_exchanges_take_what_their_bounds_say() {
     let each = seen.most / MANY as i64;
     let bound = (EXCHANGE_BYTES + SESSION_BYTES + INFLATE_BYTES) as i64;
     assert!(each <= bound, "a compressed exchange takes {each} bytes");
+
+    let mut world = World::new();
+    let sessions: Vec<usize> = (0..MANY).map(|_| world.open("api.openai.com")).collect();
+    let [sent, received] = chat().over_http2(0);
+    let (_, seen) = watch(|| {
+        for session in &sessions {
+            world.sent(*session, &sent);
+            world.received(*session, &received);
+        }
+        unwatched(|| assert_eq!(world.records().len(), MANY));
+    });
+    let each = seen.held / MANY as i64;
+    let bound = (SESSION_BYTES + 2 * HPACK_STEP_BYTES) as i64;
+    assert!(each <= bound, "a quiet HTTP/2 session with its tables takes {each} bytes");
+}
+
+/// Two tables of [`HPACK_TABLE_MAX`](meter::limits::HPACK_TABLE_MAX) for each session would be 2 GiB.
+#[test]
+fn tables_of_head_fields_of_all_sessions_are_bounded() {
+    const MANY: usize = 1200;
+    let check = |what: &str, value: &[u8], len: &[u8]| {
+        let field = [&[0x40, 1, b'a'][..], len, value].concat();
+        let mut sent = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        for number in 0..17 {
+            // The first makes the table as large as it may be.
+            let opening: &[u8] = if number == 0 { &[0x3f, 0xe1, 0xff, 0x03] } else { &[] };
+            frame(&mut sent, 1, 5, number * 2 + 1, &[opening, &field.repeat(4_000 / field.len())].concat());
+        }
+        let mut world = World::new();
+        let sessions: Vec<usize> = (0..MANY).map(|_| world.open("api.openai.com")).collect();
+        let (_, seen) = watch(|| sessions.iter().for_each(|session| world.sent(*session, &sent)));
+        println!("{what}: {seen:?}");
+        let bound = (BUFFERED_BYTES_MAX + MANY * SESSION_BYTES) as i64;
+        assert!(seen.most <= bound, "{what}: {seen:?}");
+        assert!(seen.most > (BUFFERED_BYTES_MAX / 2) as i64, "{what} fill no table: {seen:?}");
+    };
+    check("fields of 40 bytes, whose entries cost most", &[b'b'; 40], &[40]);
+    // 127 and 3,823 in groups of seven bits (RFC 7541, 5.1).
+    check("fields of 3,950 bytes", &[b'b'; 3_950], &[0x7f, 0xef, 0x1d]);
 }
 
 /// What a streamed exchange is allowed, its record with attribution and price included.

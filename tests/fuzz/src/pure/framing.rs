@@ -12,12 +12,13 @@ use meter::limits::{
 /// Head blocks one after the other, each behind its length: bounded, and the same every time.
 pub fn hpack(data: &[u8]) {
     let run = || {
-        let (mut decoder, mut rest, mut seen) = (hpack::Decoder::default(), data, Vec::new());
+        let (mut decoder, budget) = (hpack::Decoder::default(), Budget::new());
+        let (mut rest, mut seen) = (data, Vec::new());
         while let [len, after @ ..] = rest {
             let (block, later) = after.split_at(usize::from(*len).min(after.len()));
             rest = later;
             let mut fields = hpack::Fields::default();
-            let decoded = decoder.decode(block, &mut fields);
+            let decoded = decoder.decode(block, &mut fields, &budget);
             let list: Vec<_> = fields.iter().map(|(name, value)| (name.to_vec(), value.to_vec())).collect();
             assert!(list.len() <= HEADERS_MAX);
             if decoded.is_ok() {

@@ -8,7 +8,7 @@ use crate::exchange::Reason;
 use crate::flow::Direction;
 use crate::http::hpack::Fields;
 use crate::http::{End, Sink};
-use crate::limits::Lease;
+use crate::limits::{Budget, Lease};
 use crate::loss::Tally;
 use crate::payload::Held;
 
@@ -64,6 +64,7 @@ impl Connection {
         direction: Direction,
         part: &[u8],
         over: bool,
+        budget: &Budget,
         tally: &mut Tally,
         sink: &mut impl Sink,
     ) {
@@ -92,7 +93,7 @@ impl Connection {
         let mut fields = Fields::default();
         let decoded = inner
             .and_then(|inner| bytes.get(inner))
-            .is_some_and(|bytes| half.decoder.decode(bytes, &mut fields).is_ok());
+            .is_some_and(|bytes| half.decoder.decode(bytes, &mut fields, budget).is_ok());
         if decoded {
             tally.metered = tally.metered.saturating_add(block.seen);
         } else {
