@@ -6,6 +6,7 @@ mod flows;
 mod frames;
 mod harness;
 mod life;
+mod moved;
 mod other_kernels;
 mod rewritten;
 mod sessions;
