@@ -23,6 +23,8 @@ const QUEUE_MAX: usize = 8_192;
 const BATCH_MAX: usize = 512;
 /// How long a batch waits for company after its first record: an `fsync` costs about as much.
 const BATCH_WAIT: Duration = Duration::from_millis(2);
+/// How often a full disk is looked at again while no record comes.
+const ROOM_CHECK: Duration = Duration::from_secs(1);
 
 /// Starts the thread. It ends when every clone of the sender is gone and everything sent is committed.
 pub fn spawn(stores: Stores) -> anyhow::Result<(RecordSender, Writer)> {
@@ -101,7 +103,7 @@ pub struct Figures {
     store_failed: AtomicU64,
     no_store: AtomicU64,
     commit_ns_max: AtomicU64,
-    /// The last commit's failure, until one succeeds.
+    /// The last commit's failure, until one succeeds; of a full disk, until there is room.
     trouble: Mutex<Option<CommitError>>,
 }
 
@@ -139,7 +141,7 @@ impl Figures {
         ]
     }
 
-    /// Why the last commit failed, if it did.
+    /// Why the last commit failed, if it did and the next would too.
     pub fn trouble(&self) -> Option<CommitError> {
         lock(&self.trouble).clone()
     }
@@ -165,6 +167,11 @@ impl Figures {
             counter.fetch_add(records, Ordering::Relaxed);
             trouble = tenant.result.clone().err();
         }
+        self.note(trouble);
+    }
+
+    /// Remembers how it stands with storing, and logs when that changes.
+    fn note(&self, trouble: Option<CommitError>) {
         let mut last = lock(&self.trouble);
         if let Some(error) = &trouble
             && last.is_none()
@@ -176,11 +183,16 @@ impl Figures {
         }
         *last = trouble;
     }
+
+    fn is_disk_full(&self) -> bool {
+        matches!(*lock(&self.trouble), Some(CommitError::DiskFull { .. }))
+    }
 }
 
 fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, commits: &Commits) {
     let mut batch = Vec::with_capacity(BATCH_MAX);
-    while collect(queue, &mut batch) {
+    while let Some(first) = first_of_batch(queue, stores, figures) {
+        collect(queue, first, &mut batch);
         let started = Instant::now();
         let outcome = stores.commit(&batch);
         figures.absorb(&outcome, started.elapsed());
@@ -189,10 +201,22 @@ fn run(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures, commit
     }
 }
 
-/// Waits for a record, then for its company. False once all senders are gone and nothing is left.
-fn collect(queue: &Receiver<Box<Record>>, batch: &mut Vec<Record>) -> bool {
-    let Ok(first) = queue.recv() else { return false };
-    batch.push(*first);
+/// Waits for a record; meanwhile a disk that was full is looked at now and then, so that nobody is told of it longer than
+/// it lasts. `None` once all senders are gone and nothing is left.
+fn first_of_batch(queue: &Receiver<Box<Record>>, stores: &Stores, figures: &Figures) -> Option<Record> {
+    while figures.is_disk_full() {
+        match queue.recv_timeout(ROOM_CHECK) {
+            Ok(record) => return Some(*record),
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) => figures.note(stores.find_room().err()),
+        }
+    }
+    queue.recv().ok().map(|record| *record)
+}
+
+/// Takes the company of a record that comes soon enough.
+fn collect(queue: &Receiver<Box<Record>>, first: Record, batch: &mut Vec<Record>) {
+    batch.push(first);
     let until = Instant::now() + BATCH_WAIT;
     while batch.len() < BATCH_MAX {
         match queue.recv_timeout(until.saturating_duration_since(Instant::now())) {
@@ -200,7 +224,6 @@ fn collect(queue: &Receiver<Box<Record>>, batch: &mut Vec<Record>) -> bool {
             Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => break,
         }
     }
-    true
 }
 
 /// How many records were committed since the daemon started; whoever watches is woken when it changes.

@@ -117,6 +117,14 @@ impl Stores {
         CommitOutcome { tenants: groups.into_iter().map(commit).collect() }
     }
 
+    /// Whether a commit would find room now, whatever its tenant; takes as long as the disk takes to say what is free.
+    ///
+    /// # Errors
+    /// [`CommitError::DiskFull`] of the first tenant that has none.
+    pub fn find_room(&self) -> Result<(), CommitError> {
+        self.0.tenants.iter().try_for_each(|tenant| tenant.find_room())
+    }
+
     /// Reader of exactly one tenant; `None` if no store was prepared for it.
     pub fn reader(&self, tenant: &TenantName) -> Option<TenantReader> {
         self.tenant(tenant).cloned().map(TenantReader)

@@ -132,10 +132,7 @@ impl Tenant {
         records: &[&Record],
         written: &mut Vec<RecordId>,
     ) -> Result<(), CommitError> {
-        let free = free_bytes(&self.dir).unwrap_or(u64::MAX);
-        if free < self.reserve_bytes {
-            return Err(CommitError::DiskFull { free, reserve: self.reserve_bytes });
-        }
+        self.find_room()?;
         self.revive(housed);
         let (database, tally) = match &mut housed.slot {
             Slot::Open { database, tally } => (database, tally),
@@ -159,6 +156,12 @@ impl Tenant {
                 Err(CommitError::Failed(detail))
             }
         }
+    }
+
+    /// What a commit asks first: is more free on the disk than must stay free.
+    pub(crate) fn find_room(&self) -> Result<(), CommitError> {
+        let (free, reserve) = (free_bytes(&self.dir).unwrap_or(u64::MAX), self.reserve_bytes);
+        if free < reserve { Err(CommitError::DiskFull { free, reserve }) } else { Ok(()) }
     }
 
     /// Applies records, their roll-ups and the tally as one batch.

@@ -361,9 +361,11 @@ fn without_space_records_are_counted_and_the_store_goes_on() {
     assert!(matches!(outcome.tenants[0].result, Err(CommitError::DiskFull { .. })));
     assert_eq!((outcome.lost(), stores.states()[0].records_lost), (301, 301));
     assert!(!outcome.stored(&tenant(ONE)));
+    assert_eq!(stores.find_room().err(), outcome.tenants[0].result.clone().err());
     assert_eq!(listed(&stores, ONE), 300);
     drop(stores);
-    assert_eq!(home.open().commit(&records(ONE, 301)).lost(), 0);
+    let stores = home.open();
+    assert_eq!((stores.find_room(), stores.commit(&records(ONE, 301)).lost()), (Ok(()), 0));
 }
 
 #[test]
