@@ -16,7 +16,7 @@
 use abi::control::{DatagramKey, DatagramState};
 use abi::event::{Packet, Tuple};
 
-use super::calls::{address, local_of, remote_of};
+use super::flows::{address, local_of, remote_of};
 use super::*;
 use meter::record::FlowSeen;
 

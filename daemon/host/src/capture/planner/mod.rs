@@ -14,10 +14,12 @@
 //! an address or a DNS answer.
 
 mod arming;
-mod calls;
 mod datagrams;
+mod flows;
 mod libraries;
+mod missed;
 mod processes;
+mod sessions;
 mod tap;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
@@ -544,6 +546,25 @@ impl Planner {
             KernelEvent::SessionFreed(freed) => self.session_freed(&freed, now),
             KernelEvent::SessionOther(other) => self.session_other(&other),
             KernelEvent::Packet(packet) => self.packet(&packet, now),
+        }
+    }
+
+    fn stop(&mut self, now: Moment) {
+        if std::mem::replace(&mut self.stopped, true) {
+            return;
+        }
+        let sessions: Vec<_> = self.sessions.keys().copied().collect();
+        let flows: Vec<_> = self.flows.keys().copied().collect();
+        for key in flows {
+            self.end_flow(key, None, now);
+        }
+        self.datagrams_stop();
+        for identity in sessions {
+            if let Some(session) = self.take_session(identity)
+                && session.opened
+            {
+                self.out.push(Command::Close { identity, sent: None, received: None });
+            }
         }
     }
 

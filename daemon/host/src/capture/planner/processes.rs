@@ -186,6 +186,17 @@ impl Planner {
         }
         self.out.push(Command::Forget { process: process.key, shown });
     }
+
+    pub(super) fn is_followed(&self, process: ProcessKey) -> bool {
+        self.processes.get(&process.pid).is_some_and(|known| {
+            let starts = [known.key.start_ticks, process.start_ticks];
+            starts.contains(&0) || starts[0] == starts[1]
+        })
+    }
+
+    pub(super) fn armed_at(&self, process: ProcessKey) -> Option<Moment> {
+        self.processes.get(&process.pid).and_then(|known| known.armed_at)
+    }
 }
 
 impl Process {

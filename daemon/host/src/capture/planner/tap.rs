@@ -15,7 +15,7 @@ use std::net::IpAddr;
 
 use abi::event::Packet;
 
-use super::calls::{address, remote_of};
+use super::flows::{address, remote_of};
 use super::*;
 use crate::capture::names::Found;
 use crate::capture::status::TapSnapshot;
