@@ -15,8 +15,6 @@ use crate::capture::event::host_name;
 
 /// Addresses of a process's lookups that are remembered.
 const ADDRESSES_MAX: usize = 64;
-/// Hosts of one process that have a row of their own.
-const HOSTS_MAX: usize = 64;
 /// Ports where providers listen when nothing else is said.
 pub(super) const TLS_PORTS: [u16; 2] = [443, 8443];
 
@@ -223,16 +221,6 @@ impl Planner {
         for key in std::mem::take(&mut process.flows) {
             self.end_flow(key, None, now);
         }
-    }
-
-    pub(super) fn note_host(&mut self, pid: u32, host: &Arc<str>, at: Moment) {
-        let Some(process) = self.processes.get_mut(&pid) else { return };
-        if process.hosts.contains_key(host) || process.hosts.len() >= HOSTS_MAX {
-            return;
-        }
-        let state = HostState { first_seen: at, late: 0, captured: false, metadata: None };
-        process.hosts.insert(Arc::clone(host), state);
-        self.rows_changed = true;
     }
 
     /// A gateway that the configuration names by address.

@@ -17,17 +17,16 @@ mod arming;
 mod datagrams;
 mod flows;
 mod libraries;
+mod messages;
 mod missed;
 mod processes;
+mod rows;
 mod sessions;
 mod tap;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use abi::attacher::Place;
-use abi::control::{DatagramKey, DatagramState};
-use abi::event::{Task, Tuple};
 use meter::directory::Directory;
 use meter::exchange::{IdentifiedBy, Reason};
 use meter::pipeline::{Direction, HostEvidence};
@@ -45,6 +44,9 @@ use super::status::{Loss, Tally};
 use crate::config::{Scope, TapMode};
 use crate::shards::Decision;
 use libraries::{Library, Retries};
+pub use messages::{Command, Event, FirstContent, OpenedFile, Refused};
+use rows::HostState;
+pub use rows::Row;
 
 /// Connections that are followed at a time: as many as the kernel's own table.
 const FLOWS_MAX: usize = 32_768;
@@ -56,207 +58,6 @@ const ENDED_MAX: usize = 1_024;
 const EXECUTABLES_MAX: usize = 4_096;
 
 const MS: u64 = 1_000_000;
-
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A record of the events ring.
-    Kernel(KernelEvent),
-    /// First content of a session, as the ring thread saw it.
-    FirstContent(FirstContent),
-    /// The mappings of a process, asked for by [`Command::ReadMaps`].
-    Maps(u32, Result<Vec<Mapping>, Refused>),
-    /// A mapped file, asked for by [`Command::OpenLibrary`].
-    Library(FileKey, Result<OpenedFile, Refused>),
-    /// Answer to [`Command::Attach`].
-    Attached {
-        /// For whom; `None` for once-per-session hooks.
-        process: Option<ProcessKey>,
-        /// File as the planner knows it.
-        file: FileKey,
-        /// File as the attacher knew it when it was asked.
-        number: u64,
-        /// The attachment.
-        result: Result<u64, Refused>,
-    },
-    /// A file was written, by its number at the attacher, which lets go of everything on it.
-    Rewritten(u64),
-    /// A pipeline decided on a session.
-    Decided(Decision),
-    /// A pipeline learnt a host from a Host header.
-    HostSeen(ProcessKey, HostEvidence),
-    /// A process that was there at the start.
-    FoundImage(Image),
-    /// A connection that was there at the start.
-    FoundConnection(Connection),
-    /// The routing table.
-    Routes(Routes),
-    /// Answer to [`Command::TapOpen`].
-    TapOpened(u32, Result<(), Refused>),
-    /// Answer to [`Command::TapClose`].
-    TapClosed(u32),
-    /// Answer to [`Command::FindOwner`].
-    Owner(Tuple, Option<ProcessKey>),
-    /// What the kernel has counted of QUIC connections while [`Planner::follows_datagrams`].
-    Datagrams(Vec<(DatagramKey, DatagramState)>),
-    /// Time passed.
-    Tick,
-    /// The daemon stops: connections that are open are recorded.
-    Stop,
-}
-
-/// See [`Event::FirstContent`].
-#[derive(Clone, Copy, Debug)]
-pub struct FirstContent {
-    /// Session.
-    pub identity: SessionIdentity,
-    /// Its process.
-    pub process: ProcessKey,
-    /// Direction.
-    pub direction: Direction,
-    /// The bytes look like the start of a request.
-    pub request: bool,
-    /// When.
-    pub at: Moment,
-}
-
-/// A file the attacher opened and main dissected.
-#[derive(Clone, Debug)]
-pub struct OpenedFile {
-    /// Number at the attacher: of this content of the file.
-    pub number: u64,
-    /// What is in it; `None` if it is not an ELF file that can be read.
-    pub anatomy: Option<Arc<Anatomy>>,
-    /// Its name.
-    pub name: Arc<str>,
-}
-
-/// Why a command was not done.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// The process, mapping or file is gone.
-    Gone,
-    /// It exists and cannot be read or parsed.
-    Unreadable,
-    /// The attacher or the kernel refused.
-    Denied,
-    /// A limit is reached; later it may work.
-    Limit,
-    /// The file was written since it was opened; opened again it may work.
-    Stale,
-}
-
-/// What is to be done.
-#[derive(Debug)]
-pub enum Command {
-    /// Read the mappings of a process.
-    ReadMaps(ProcessKey),
-    /// Open and dissect a mapped file.
-    OpenLibrary(ProcessKey, Mapping),
-    /// Attach places of a file, for one process or for all.
-    Attach {
-        /// Process; `None` for once-per-session hooks.
-        process: Option<ProcessKey>,
-        /// File as the planner knows it.
-        file: FileKey,
-        /// File as the attacher knows it.
-        number: u64,
-        /// Places.
-        places: Vec<Place>,
-    },
-    /// Detach.
-    Detach(u64),
-    /// Open a tap.
-    TapOpen(u32),
-    /// Close a tap.
-    TapClose(u32),
-    /// Find out who a process is while it can be looked at.
-    Resolve(ProcessKey, Box<Task>),
-    /// The same for a process whose task no event told of.
-    Identify(ProcessKey),
-    /// Find the process that holds the UDP socket of a connection.
-    FindOwner(Tuple),
-    /// Remove connections from the kernel's table.
-    ForgetDatagrams(Vec<DatagramKey>),
-    /// Nothing of this process will come any more.
-    Forget {
-        /// Which.
-        process: ProcessKey,
-        /// Its coverage is shown for a while.
-        shown: bool,
-    },
-    /// Open a session in its shard.
-    Open {
-        /// Session.
-        identity: SessionIdentity,
-        /// Whose.
-        process: ProcessKey,
-        /// Host, if known.
-        host: Option<HostEvidence>,
-        /// Bytes may have passed before.
-        joined_late: bool,
-    },
-    /// Name an open session.
-    Named(SessionIdentity, HostEvidence),
-    /// Close a session.
-    Close {
-        /// Session.
-        identity: SessionIdentity,
-        /// Bytes written, if the kernel told.
-        sent: Option<u64>,
-        /// Bytes read, if the kernel told.
-        received: Option<u64>,
-    },
-    /// A call went by unseen.
-    Missed {
-        /// Whose.
-        process: ProcessKey,
-        /// Whom it called.
-        host: HostEvidence,
-        /// When.
-        started: Moment,
-        /// Why.
-        reason: Reason,
-    },
-    /// Record a connection.
-    Flow {
-        /// Whose.
-        process: ProcessKey,
-        /// Connection.
-        flow: Box<Flow>,
-        /// When it began.
-        started: Moment,
-    },
-    /// Write the kernel's verdict map.
-    Verdict(SessionIdentity, abi::control::Verdict),
-    /// Count a loss.
-    Lost(Loss),
-    /// Count something else.
-    Count(Tally),
-    /// A process was armed this many ns after it became wanted.
-    ArmedAfter(u64),
-}
-
-/// Coverage of a process towards a host, without its workload.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Row {
-    /// Who.
-    pub process: ProcessKey,
-    /// Provider.
-    pub provider: Option<Arc<str>>,
-    /// Host.
-    pub host: Arc<str>,
-    /// Verdict.
-    pub verdict: Coverage,
-    /// First sight.
-    pub first_seen: Moment,
-    /// When its probes were live.
-    pub armed_at: Option<Moment>,
-    /// Calls missed.
-    pub late_attach: u64,
-    /// File name of the library that carries the probes.
-    pub library: Option<Arc<str>>,
-}
 
 /// How the planner behaves.
 #[derive(Clone, Debug)]
@@ -355,15 +156,6 @@ enum Attachment {
     Asked(u64),
     Live(u64),
     Refused,
-}
-
-/// What is known of a process towards one host.
-#[derive(Debug)]
-struct HostState {
-    first_seen: Moment,
-    late: u64,
-    captured: bool,
-    metadata: Option<Reason>,
 }
 
 /// Habits of an executable.
@@ -512,22 +304,6 @@ impl Planner {
         self.timers.keys().next().map(|(at, _)| *at)
     }
 
-    /// The coverage table if it changed since the last call, first seen first.
-    pub fn changed_rows(&mut self) -> Option<Vec<Row>> {
-        if !std::mem::take(&mut self.rows_changed) {
-            return None;
-        }
-        let mut rows = self.past_rows.clone();
-        rows.extend(self.processes.values().flat_map(|process| self.rows_of(process)));
-        rows.sort_by_key(|row| (row.first_seen, row.process));
-        Some(rows)
-    }
-
-    /// True if [`Planner::changed_rows`] has something to say.
-    pub fn has_changed_rows(&self) -> bool {
-        self.rows_changed
-    }
-
     /// State of the tap.
     pub fn tap_state(&self, now: Moment) -> super::status::TapSnapshot {
         self.tap.snapshot(now)
@@ -606,33 +382,6 @@ impl Planner {
 
     fn is_own(&self, pid: u32) -> bool {
         pid == 0 || self.options.own_pids.contains(&pid)
-    }
-
-    /// The coverage of one process towards each of its hosts.
-    fn rows_of(&self, process: &Process) -> Vec<Row> {
-        let row = |(host, state): (&Arc<str>, &HostState)| Row {
-            process: process.key,
-            provider: self.provider(host),
-            host: Arc::clone(host),
-            verdict: process.verdict(state, self.options.scope),
-            first_seen: state.first_seen,
-            armed_at: process.armed_at,
-            late_attach: state.late,
-            library: process.library.clone(),
-        };
-        process.hosts.iter().map(row).collect()
-    }
-}
-
-impl Process {
-    fn verdict(&self, host: &HostState, scope: Scope) -> Coverage {
-        match (scope, host.metadata, self.armed_at, self.dark) {
-            (Scope::Off, ..) => Coverage::Dark(DarkReason::SwitchedOff),
-            (_, Some(reason), ..) if !host.captured => Coverage::MetadataOnly(reason),
-            (_, _, Some(_), _) => Coverage::Captured,
-            (_, _, None, Some(reason)) => Coverage::Dark(reason),
-            (_, _, None, None) => Coverage::MetadataOnly(Reason::LateAttach),
-        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! other, and writes down every command in a line. Times are milliseconds.
 
 use abi::attacher::{Hook, Place};
-use abi::event;
+use abi::event::{self, Task};
 use meter::directory::Directory;
 use zerocopy::FromZeros;
 

@@ -1,5 +1,7 @@
 //! QUIC connections: when a tap is open for them, whose they are, how they end.
 
+use abi::control::{DatagramKey, DatagramState};
+
 use super::*;
 
 const ROUTES: &str = "Iface\n eth0 00000000 00000000 0003 0 0 0 00000000 0 0 0\n";
