@@ -8,7 +8,10 @@
 //! A panic in a pipeline costs the sessions of that shard, never the thread; it is counted. Nothing here looks into
 //! payload.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+mod messages;
+mod sessions;
+
+use std::collections::HashSet;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,28 +20,21 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::Context;
-use meter::exchange::{Reason, SessionId};
-use meter::pipeline::{Direction, HostEvidence, Input, Output, SessionVerdict};
-use meter::record::{Flow, Record, Subject};
-use meter::time::{Moment, UnixNanos};
-use meter::workload::{ProcessKey, Workload};
-use zeroize::ZeroizeOnDrop;
+use meter::exchange::SessionId;
+use meter::pipeline::{HostEvidence, Input, Output};
+use meter::record::{Record, Subject};
+use meter::time::Moment;
+use meter::workload::ProcessKey;
 
 use crate::capture::event::SessionIdentity;
 use crate::capture::mailbox::Mailbox;
 use crate::capture::status::{CaptureStatus, Loss, monotonic};
 use crate::writer::RecordSender;
+pub use messages::{Decision, Learnt, Open, OwnedChunk, Payload, ToShard};
+use sessions::Sessions;
 
 /// Plaintext that may wait in front of one shard: as much as the kernel's content ring holds.
 const WAITING_BYTES_MAX: usize = 16 << 20;
-/// Plaintext of one session that may wait for its workload: four of the largest captured calls.
-const HELD_BYTES_MAX: usize = 4 * abi::content::CALL_BYTES_MAX;
-/// Plaintext of all sessions of a shard that may wait for their workloads.
-const HELD_BYTES_SHARD_MAX: usize = 16 << 20;
-/// How long a session waits for its workload.
-const HELD_NS_MAX: u64 = 2_000_000_000;
-/// Ended sessions that are remembered, so that a chunk that comes late does not open them again.
-const ENDED_MAX: usize = 1024;
 /// Pairs of process and host that the planner was told of.
 const TOLD_MAX: usize = 16_384;
 /// Longest sleep of an idle shard.
@@ -54,130 +50,6 @@ pub trait Meter {
     fn poll(&mut self) -> Option<Output>;
     /// When it wants a [`Input::Tick`].
     fn deadline(&self) -> Option<Moment>;
-}
-
-/// What a shard is told.
-#[derive(Debug)]
-pub enum ToShard {
-    /// Whose session it is. Sent once for each session.
-    Open(Box<Open>),
-    /// Its host became known.
-    Named(SessionIdentity, HostEvidence),
-    /// Bytes of a session.
-    Chunk(OwnedChunk),
-    /// It ended. Byte counts where the kernel told them; else what was seen.
-    Close {
-        /// Which.
-        identity: SessionIdentity,
-        /// Bytes written.
-        sent: Option<u64>,
-        /// Bytes read.
-        received: Option<u64>,
-    },
-    /// A call that was not seen.
-    Missed {
-        /// Who called.
-        workload: Arc<Workload>,
-        /// Whom.
-        host: HostEvidence,
-        /// When.
-        started: Moment,
-        /// Why it was not seen.
-        reason: Reason,
-    },
-    /// A connection to be recorded.
-    Flow {
-        /// The connection.
-        flow: Box<Flow>,
-        /// Whose.
-        workload: Arc<Workload>,
-        /// When, for people.
-        started_at: UnixNanos,
-        /// When.
-        started: Moment,
-    },
-    /// Close everything and end.
-    Stop,
-}
-
-/// See [`ToShard::Open`].
-#[derive(Debug)]
-pub struct Open {
-    /// Kernel identity.
-    pub identity: SessionIdentity,
-    /// The number it has in records.
-    pub session: SessionId,
-    /// Whose.
-    pub process: ProcessKey,
-    /// Whose, in full.
-    pub workload: Arc<Workload>,
-    /// Host, if known.
-    pub host: Option<HostEvidence>,
-    /// Bytes may have passed before.
-    pub joined_late: bool,
-}
-
-/// See [`ToShard::Chunk`].
-#[derive(Debug)]
-pub struct OwnedChunk {
-    /// Session.
-    pub identity: SessionIdentity,
-    /// Its process.
-    pub process: ProcessKey,
-    /// Direction.
-    pub direction: Direction,
-    /// Position of the first byte.
-    pub offset: u64,
-    /// Bytes that the other direction had moved before; 0 if that is not known.
-    pub opposite: u64,
-    /// When.
-    pub at: Moment,
-    /// Plaintext.
-    pub payload: Payload,
-}
-
-/// Plaintext on its way: wiped when dropped, never printed.
-#[derive(ZeroizeOnDrop)]
-pub struct Payload(Box<[u8]>);
-
-impl Payload {
-    /// A copy of `bytes`.
-    pub fn copy_of(bytes: &[u8]) -> Payload {
-        Payload(bytes.into())
-    }
-
-    /// The bytes, for whoever meters or copies them.
-    pub fn bytes(&self) -> &[u8] {
-        &self.0
-    }
-
-    fn len(&self) -> usize {
-        self.0.len()
-    }
-}
-
-impl std::fmt::Debug for Payload {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(formatter, "Payload({} bytes)", self.0.len())
-    }
-}
-
-/// A pipeline's decision on a session, for the planner.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Decision {
-    /// Session.
-    pub identity: SessionIdentity,
-    /// What the kernel should do with it.
-    pub verdict: SessionVerdict,
-}
-
-/// What a pipeline learnt that the planner acts on.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Learnt {
-    /// What to do with a session.
-    Decided(Decision),
-    /// A process called this host; told once for each pair.
-    Host(ProcessKey, HostEvidence),
 }
 
 /// Where goes what is learnt, once capture has started.
@@ -417,209 +289,6 @@ impl Shard {
                 Output::Lost { reason, bytes, .. } => self.status.unmetered(reason, bytes),
             }
         }
-    }
-}
-
-/// The sessions of one shard.
-struct Sessions {
-    table: HashMap<SessionIdentity, Session>,
-    identities: HashMap<SessionId, SessionIdentity>,
-    ended: VecDeque<SessionIdentity>,
-    ended_set: HashSet<SessionIdentity>,
-    held_bytes: usize,
-    next_session: Arc<AtomicU64>,
-    status: Arc<CaptureStatus>,
-}
-
-#[derive(Default)]
-struct Session {
-    /// `None` until it is opened.
-    id: Option<SessionId>,
-    /// Named before it was opened.
-    host: Option<HostEvidence>,
-    held: Vec<OwnedChunk>,
-    held_bytes: usize,
-    /// When the first chunk began to wait.
-    held_since: Option<Moment>,
-    sent: u64,
-    received: u64,
-}
-
-impl Sessions {
-    fn new(next_session: Arc<AtomicU64>, status: Arc<CaptureStatus>) -> Sessions {
-        Sessions {
-            table: HashMap::new(),
-            identities: HashMap::new(),
-            ended: VecDeque::new(),
-            ended_set: HashSet::new(),
-            held_bytes: 0,
-            next_session,
-            status,
-        }
-    }
-
-    fn identity(&self, session: SessionId) -> Option<SessionIdentity> {
-        self.identities.get(&session).copied()
-    }
-
-    fn handle<M: Meter>(&mut self, meter: &mut M, message: ToShard, now: Moment) {
-        match message {
-            ToShard::Open(open) => self.open(meter, *open, now),
-            ToShard::Named(identity, host) => self.named(meter, identity, host, now),
-            ToShard::Chunk(chunk) => self.chunk(meter, chunk, now),
-            ToShard::Close { identity, sent, received } => self.close(meter, identity, sent, received, now),
-            ToShard::Missed { workload, host, started, reason } => {
-                meter.handle(
-                    Input::Missed { process: workload.process, workload, host, started, reason },
-                    now,
-                );
-            }
-            ToShard::Flow { flow, workload, started_at, started } => {
-                meter.handle(Input::Flow { flow, workload, started_at, started }, now);
-            }
-            ToShard::Stop => {
-                let all: Vec<_> = self.table.keys().copied().collect();
-                for identity in all {
-                    self.close(meter, identity, None, None, now);
-                }
-                meter.handle(Input::Tick, now);
-            }
-        }
-    }
-
-    fn open<M: Meter>(&mut self, meter: &mut M, open: Open, now: Moment) {
-        let Open { identity, session, process, workload, host, joined_late } = open;
-        if self.ended_set.contains(&identity) {
-            return;
-        }
-        let entry = self.table.entry(identity).or_default();
-        if let Some(id) = entry.id {
-            // It was opened with an unknown workload because nobody came in time.
-            meter.handle(Input::Resolved { session: id, workload }, now);
-            if let Some(host) = host {
-                meter.handle(Input::Named { session: id, host }, now);
-            }
-            return;
-        }
-        entry.id = Some(session);
-        self.identities.insert(session, identity);
-        let host = host.or(entry.host.take());
-        let held = std::mem::take(&mut entry.held);
-        self.held_bytes = self.held_bytes.saturating_sub(std::mem::take(&mut entry.held_bytes));
-        entry.held_since = None;
-        let opened_at = held.first().map_or(now, |chunk| chunk.at);
-        meter.handle(Input::Opened { session, process, workload, host, joined_late }, opened_at);
-        for chunk in held {
-            Self::feed(meter, entry, session, chunk);
-        }
-    }
-
-    fn named<M: Meter>(&mut self, meter: &mut M, identity: SessionIdentity, host: HostEvidence, now: Moment) {
-        match self.table.get_mut(&identity) {
-            Some(Session { id: Some(session), .. }) => {
-                meter.handle(Input::Named { session: *session, host }, now)
-            }
-            Some(session) => session.host = Some(host),
-            None if self.ended_set.contains(&identity) => {}
-            None => self.table.entry(identity).or_default().host = Some(host),
-        }
-    }
-
-    fn chunk<M: Meter>(&mut self, meter: &mut M, chunk: OwnedChunk, now: Moment) {
-        if self.ended_set.contains(&chunk.identity) {
-            self.status.lost(Loss::HeldOverflow, chunk.payload.len() as u64);
-            return;
-        }
-        let entry = self.table.entry(chunk.identity).or_default();
-        if let Some(session) = entry.id {
-            return Self::feed(meter, entry, session, chunk);
-        }
-        let len = chunk.payload.len();
-        if entry.held_bytes + len > HELD_BYTES_MAX || self.held_bytes + len > HELD_BYTES_SHARD_MAX {
-            self.status.lost(Loss::HeldOverflow, len as u64);
-            return;
-        }
-        entry.held_since.get_or_insert(now);
-        entry.held_bytes += len;
-        self.held_bytes += len;
-        entry.held.push(chunk);
-    }
-
-    fn feed<M: Meter>(meter: &mut M, entry: &mut Session, session: SessionId, chunk: OwnedChunk) {
-        let OwnedChunk { direction, offset, opposite, payload, at, .. } = chunk;
-        let end = offset.saturating_add(payload.len() as u64);
-        let (sent, received) = match direction {
-            Direction::Sent => (end, opposite),
-            Direction::Received => (opposite, end),
-        };
-        entry.sent = entry.sent.max(sent);
-        entry.received = entry.received.max(received);
-        meter.handle(Input::Chunk { session, direction, offset, opposite, bytes: payload.bytes() }, at);
-    }
-
-    fn close<M: Meter>(
-        &mut self,
-        meter: &mut M,
-        identity: SessionIdentity,
-        sent: Option<u64>,
-        received: Option<u64>,
-        now: Moment,
-    ) {
-        if self.table.get(&identity).is_some_and(|session| session.id.is_none() && !session.held.is_empty()) {
-            self.open_unknown(meter, identity, now);
-        }
-        let Some(entry) = self.table.remove(&identity) else { return };
-        if let Some(session) = entry.id {
-            self.identities.remove(&session);
-            let sent = sent.unwrap_or_default().max(entry.sent);
-            let received = received.unwrap_or_default().max(entry.received);
-            meter.handle(Input::Closed { session, sent, received }, now);
-        }
-        self.ended.push_back(identity);
-        self.ended_set.insert(identity);
-        if self.ended.len() > ENDED_MAX
-            && let Some(oldest) = self.ended.pop_front()
-        {
-            self.ended_set.remove(&oldest);
-        }
-    }
-
-    fn held_until(&self) -> Option<Moment> {
-        if self.held_bytes == 0 {
-            return None;
-        }
-        let since = self.table.values().filter_map(|session| session.held_since).min()?;
-        Some(Moment(since.0.saturating_add(HELD_NS_MAX)))
-    }
-
-    fn open_overdue<M: Meter>(&mut self, meter: &mut M, now: Moment) {
-        if self.held_bytes == 0 {
-            return;
-        }
-        let overdue =
-            |session: &Session| session.held_since.is_some_and(|since| now.since(since) >= HELD_NS_MAX);
-        let all: Vec<_> =
-            self.table.iter().filter(|(_, session)| overdue(session)).map(|(key, _)| *key).collect();
-        for identity in all {
-            self.open_unknown(meter, identity, now);
-        }
-    }
-
-    fn open_unknown<M: Meter>(&mut self, meter: &mut M, identity: SessionIdentity, now: Moment) {
-        let Some(process) =
-            self.table.get(&identity).and_then(|session| session.held.first()).map(|chunk| chunk.process)
-        else {
-            return;
-        };
-        let session = SessionId(self.next_session.fetch_add(1, Ordering::Relaxed));
-        let workload = Workload::unknown(process);
-        self.open(meter, Open { identity, session, process, workload, host: None, joined_late: true }, now);
-    }
-
-    fn forget_all(&mut self) {
-        self.table.clear();
-        self.identities.clear();
-        self.held_bytes = 0;
     }
 }
 

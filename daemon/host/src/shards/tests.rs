@@ -1,7 +1,13 @@
 //! A shard's promises, shown by a pipeline that writes down what it is told.
 
-use super::*;
+use std::collections::VecDeque;
+
 use meter::exchange::IdentifiedBy;
+use meter::pipeline::{Direction, SessionVerdict};
+use meter::workload::Workload;
+
+use super::sessions::{HELD_BYTES_MAX, HELD_NS_MAX};
+use super::*;
 
 /// Writes down its inputs; `boom` in a payload panics.
 #[derive(Default)]
