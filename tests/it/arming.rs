@@ -12,16 +12,20 @@ use e2e::needs_kernel;
 use e2e::toolbox::Toolbox;
 use serde_json::Value;
 
-/// A client that waits for a line before each call: a number for a call to the provider, `other` for one elsewhere.
+/// A client that waits for a line before each call: a number for a call to the provider, on the connection it has or,
+/// after `anew`, on a new one; `other` for one elsewhere.
 const SCRIPT: &str = r#"
 import sys, httpx, openai
-client = openai.OpenAI(api_key="sk-lab-arming", max_retries=0)
+connect = lambda: openai.OpenAI(api_key="sk-lab-arming", max_retries=0)
+client = connect()
 print("ready", flush=True)
 for line in sys.stdin:
     if line.strip() == "other":
         httpx.post("https://www.example.org/", content="lab input=1 output=1 cached=0 reasoning=0")
     else:
-        order = f"lab input={int(line)} output=5 cached=0 reasoning=0"
+        verb, _, number = line.rpartition(" ")
+        client = connect() if verb == "anew" else client
+        order = f"lab input={int(number)} output=5 cached=0 reasoning=0"
         client.chat.completions.create(model="gpt-4o", messages=[{"role": "user", "content": order}])
     print("done", flush=True)
 "#;
@@ -89,6 +93,7 @@ fn a_library_that_is_rewritten_in_place_is_read_and_armed_again() {
     old.call("900004");
     new.call("900005");
     new.call("900006");
+    old.call("anew 900007");
 
     let numbers = |records: &[Value], number: u64| {
         records.iter().filter(|record| record["usage"]["input_tokens"] == number).count()
@@ -96,8 +101,9 @@ fn a_library_that_is_rewritten_in_place_is_read_and_armed_again() {
     drop((old, new));
     // The session that was open through it is given up; a session that began afterwards is metered exactly, once.
     let records =
-        daemon.calls_until(|records| numbers(records, 900_006) > 0).expect("a record of the last call");
-    for number in 900_001..=900_006 {
+        daemon.calls_until(|records| numbers(records, 900_006) > 0 && numbers(records, 900_007) > 0);
+    let records = records.expect("records of the last call of each");
+    for number in 900_001..=900_007 {
         assert!(numbers(&records, number) <= 1, "{number}: {records:?}");
     }
     assert_eq!(daemon.stop().expect("an exit code"), 0);
