@@ -188,10 +188,7 @@ impl Planner {
     }
 
     pub(super) fn is_followed(&self, process: ProcessKey) -> bool {
-        self.processes.get(&process.pid).is_some_and(|known| {
-            let starts = [known.key.start_ticks, process.start_ticks];
-            starts.contains(&0) || starts[0] == starts[1]
-        })
+        self.processes.get(&process.pid).is_some_and(|known| !differ(known.key, process))
     }
 
     pub(super) fn armed_at(&self, process: ProcessKey) -> Option<Moment> {
