@@ -257,9 +257,9 @@ pub struct Exchange {
     /// one before; at most 64. The same request made again after a good answer is not a retry, and neither is one that was
     /// made beside it. `None` if the body was not seen whole or there is none.
     pub retries: Option<u32>,
-    /// Bytes of the request body on the wire.
+    /// Bytes of the request body on the wire; `None` if a hole took nobody knows how many.
     pub request_bytes: Option<u64>,
-    /// Bytes of the response body on the wire.
+    /// Bytes of the response body on the wire; `None` as for the request, or if the request was not seen.
     pub response_bytes: Option<u64>,
     /// When.
     pub timing: Timing,

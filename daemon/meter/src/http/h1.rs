@@ -4,9 +4,11 @@
 //! the message in progress is cut, and the direction skips to what can only be a request or status line (JSON bodies
 //! cannot contain one, because it ends with a raw CRLF). Interim responses are passed over.
 //!
-//! Responses are paired by their order, which a hole in what came back makes worthless: all that was awaited is given
-//! up, and pairing begins anew with the next request. That rests on clients that wait for an answer before they ask
-//! again. One that shows otherwise on a connection with a hole is not metered any more: who answers whom is unknown.
+//! Responses are paired by their order, which says nothing once a request or a response may have passed unseen: what
+//! was awaited when a hole swallowed a response is given up, and pairing begins anew with the next request. That rests on
+//! clients that wait for an answer before they ask again. One that was ever seen to ask ahead is not metered after a
+//! hole, or after it was joined late: who answers whom is unknown. Nor is a response taken for that of the first request
+//! of a connection joined late of which nothing else was seen.
 
 mod framing;
 mod heads;
@@ -47,10 +49,22 @@ pub enum Next {
 #[derive(Clone, Copy, Debug)]
 struct Pending {
     key: Key,
+    trust: Trust,
     /// `HEAD`: its response has no body whatever its fields say.
     head_only: bool,
     /// `CONNECT`: a good answer ends HTTP.
     connect: bool,
+}
+
+/// Whether the first response that comes while a request is the oldest is its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Trust {
+    /// Every request before it was seen, and every response since.
+    Certain,
+    /// If the client waits for an answer before it asks again.
+    IfItWaits,
+    /// Nobody knows: it is the first thing seen of a connection that is older.
+    None,
 }
 
 /// One connection.
@@ -66,6 +80,11 @@ pub struct Connection {
     next_key: Key,
     /// Why a response without request is no surprise: something of the connection was not seen.
     unseen: Option<Reason>,
+    /// The client was seen to ask again before it was answered.
+    ahead: bool,
+    /// Bytes that were sent: all of them, and before the last that came back, if any did.
+    asked: u64,
+    heard: Option<u64>,
     /// A response without request was reported since the last request.
     orphaned: bool,
     /// A head was understood: it is HTTP/1.
@@ -146,6 +165,9 @@ impl Connection {
             receiving: None,
             next_key: 0,
             unseen: joined_late.then_some(Reason::LateAttach),
+            ahead: false,
+            asked: 0,
+            heard: None,
             orphaned: false,
             certain: false,
             due: None,
@@ -185,6 +207,11 @@ impl Connection {
         tally: &mut Tally,
         sink: &mut impl Sink,
     ) -> Next {
+        match direction {
+            Direction::Sent => self.asked = self.asked.saturating_add(piece.len()),
+            Direction::Received if piece.is_empty() => {}
+            Direction::Received => self.heard = Some(self.asked),
+        }
         match piece {
             Piece::Gap(0) => Next::Http1,
             Piece::Gap(bytes) => {
@@ -229,6 +256,12 @@ impl Connection {
         }
     }
 
+    /// Whether a connection can go on as one that begins: nothing is awaited, and nothing is under way.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let quiet = |half: &Half| matches!(half.state, State::Head) && half.held.is_empty();
+        quiet(&self.sent) && quiet(&self.received) && self.pending.is_empty()
+    }
+
     fn half(&mut self, direction: Direction) -> &mut Half {
         match direction {
             Direction::Sent => &mut self.sent,
@@ -245,7 +278,9 @@ impl Connection {
             State::Head | State::Skip(_) => Progress::Broken,
         };
         if matches!(self.half(direction).state, State::Body(_)) {
-            self.data(direction, Piece::Gap(bytes), sink);
+            // Of a hole that goes beyond what is known nobody can say how much of it was this body's.
+            let of_body = if kept == Progress::Broken { 0 } else { bytes };
+            self.data(direction, Piece::Gap(of_body), sink);
         }
         match kept {
             Progress::More => {}

@@ -242,6 +242,11 @@ impl Protocol {
         Some(reason)
     }
 
+    /// Whether it can go on as a session that begins.
+    pub fn is_at_rest(&self) -> bool {
+        matches!(self, Protocol::Http1(connection) if connection.is_at_rest())
+    }
+
     /// What a session was joined in the middle of, for `reason`, if it is not HTTP/1 and `bytes` show it.
     fn shown(direction: Direction, bytes: &[u8], reason: Reason, sink: &mut impl Sink) -> Option<Protocol> {
         /// No request was seen that would have one.

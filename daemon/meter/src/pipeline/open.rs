@@ -46,6 +46,10 @@ pub(super) struct Open {
     answer_coding: Decoder,
     /// The framing of an answer in gRPC.
     answer_messages: Option<Box<Messages>>,
+    /// Its request was not seen.
+    unasked: bool,
+    /// Something of the request's body passed.
+    has_body: bool,
     /// The path of the request could not be decoded.
     headless: bool,
     /// It asks for a WebSocket in its stream (RFC 8441).
@@ -87,6 +91,8 @@ impl Open {
             answer: None,
             answer_coding: Decoder::default(),
             answer_messages: None,
+            unasked: false,
+            has_body: false,
             headless: false,
             asks_for_talk: false,
             failure: None,
@@ -98,6 +104,17 @@ impl Open {
             over_at: Moment(0),
             _lease: lease,
         }
+    }
+
+    /// Its request was not seen, for `reason`.
+    pub(super) fn without_request(&mut self, reason: Reason, now: Moment) {
+        self.unasked = true;
+        self.request_end(End::Cut(reason), now);
+    }
+
+    /// Whether its request was not seen.
+    pub(super) fn is_unasked(&self) -> bool {
+        self.unasked
     }
 
     /// What the request was for could not be decoded; the answer is read as the provider's usual ones.
@@ -121,8 +138,7 @@ impl Open {
 
     /// The upgrade to a WebSocket, if its dialect is spoken there. If its request was not seen, it speaks what is `usual`.
     pub(super) fn into_talk(self, usual: Option<Spoken>) -> Result<Talk, Box<Open>> {
-        let unseen = self.exchange.request_bytes.is_none();
-        let spoken = self.dialect.and_then(live::spoken).or(usual.filter(|_| unseen));
+        let spoken = self.dialect.and_then(live::spoken).or(usual.filter(|_| self.unasked));
         let Some(spoken) = spoken else { return Err(Box::new(self)) };
         let Open { key, exchange, _lease: lease, .. } = self;
         Ok(Talk::new(key, Exchange { reason: None, ..exchange }, spoken, lease))
@@ -140,7 +156,8 @@ impl Open {
     }
 
     pub(super) fn request_data(&mut self, data: Piece<'_>) {
-        add(&mut self.exchange.request_bytes, data.len());
+        count(&mut self.exchange.request_bytes, data);
+        self.has_body |= !data.is_empty();
         match data {
             Piece::Bytes(bytes) => {
                 self.attempt.push(bytes);
@@ -175,6 +192,7 @@ impl Open {
     pub(super) fn request_end(&mut self, end: End, now: Moment) {
         self.asked.finish();
         self.attempt.sent(end == End::Complete, now);
+        self.exchange.request_bytes = counted(self.exchange.request_bytes, end);
         self.request_ended = true;
     }
 
@@ -219,7 +237,7 @@ impl Open {
     }
 
     pub(super) fn response_data(&mut self, data: Piece<'_>, now: Moment) {
-        add(&mut self.exchange.response_bytes, data.len());
+        count(&mut self.exchange.response_bytes, data);
         self.exchange.timing.first_byte.get_or_insert(now);
         let Some(answer) = &mut self.answer else { return };
         if let Piece::Bytes([first, ..]) = data
@@ -273,6 +291,7 @@ impl Open {
         if self.exchange.timing.first_byte.is_some() {
             self.exchange.timing.ended = Some(now);
         }
+        self.exchange.response_bytes = counted(self.exchange.response_bytes, end);
         self.over_at = now;
         self.response = Some(end);
     }
@@ -290,6 +309,7 @@ impl Open {
             labelled_stream,
             response,
             headless,
+            has_body,
             failure,
             over_at,
             ..
@@ -347,7 +367,7 @@ impl Open {
             () if exchange.reason.is_some() => exchange.reason,
             () if !responded => Some(cut.unwrap_or(Reason::NoResponse)),
             // Without a body it asks for something that exists: what it reports was counted before.
-            () if headless && exchange.request_bytes == Some(0) => Some(Reason::UndecodableHead),
+            () if headless && !has_body => Some(Reason::UndecodableHead),
             () if !exchange.inference => Some(Reason::NotInference),
             () if dialect.is_none() => Some(Reason::UnsupportedDialect),
             () => match usage.1 {
@@ -384,6 +404,17 @@ fn absent(exchange: &Exchange, dialect: Option<&'static Dialect>, asked: Option<
     }
 }
 
-fn add(slot: &mut Option<u64>, bytes: u64) {
-    *slot = Some(slot.unwrap_or(0).saturating_add(bytes));
+/// Counts the bytes of a part of a body. How many a hole took may not be known: then nothing of the body is counted.
+fn count(sum: &mut Option<u64>, part: Piece<'_>) {
+    *sum = match part {
+        Piece::Gap(0) => None,
+        part => sum.map(|sum| sum.saturating_add(part.len())),
+    };
+}
+
+/// What was counted of a body that ended so: nothing, if more of it may have passed.
+fn counted(sum: Option<u64>, end: End) -> Option<u64> {
+    sum.filter(
+        |_| !matches!(end, End::Cut(reason) if !matches!(reason, Reason::Interrupted | Reason::NoResponse)),
+    )
 }

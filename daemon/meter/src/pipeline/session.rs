@@ -47,6 +47,8 @@ pub(super) struct Dormant {
     host: Option<HostEvidence>,
     naming: Naming,
     ordinal: u32,
+    /// It spoke HTTP/1 and nothing was under way: it goes on as it began.
+    at_rest: bool,
     sent: Stream,
     received: Stream,
 }
@@ -63,15 +65,16 @@ impl Session {
             host: host.clone(),
             naming: naming.clone(),
             ordinal: *ordinal,
+            at_rest: self.protocol.is_at_rest(),
             sent: self.sent,
             received: self.received,
         }
     }
 
-    /// It goes on: what it speaks is found out as if it had been joined in the middle.
+    /// It goes on: unless it was at rest, what it speaks is found out as if it had been joined in the middle.
     pub(super) fn wake(id: SessionId, dormant: Dormant, now: Moment) -> Session {
-        let Dormant { process, workload, host, naming, ordinal, sent, received } = dormant;
-        let mut session = Session::new(id, process, workload, true, now);
+        let Dormant { process, workload, host, naming, ordinal, at_rest, sent, received } = dormant;
+        let mut session = Session::new(id, process, workload, !at_rest, now);
         (session.sent, session.received) = (sent, received);
         (session.state.host, session.state.naming, session.state.ordinal) = (host, naming, ordinal);
         session
@@ -156,8 +159,12 @@ impl Session {
         };
         let missing = other.reach(opposite);
         let (gap, fresh) = stream.accept(offset, bytes);
-        self.piece(backwards, Piece::Gap(missing), shared, now);
-        self.piece(direction, Piece::Gap(gap), shared, now);
+        let mut holes = [(direction, gap), (backwards, missing)];
+        // Which of two was first is not known. Clients ask first.
+        holes.sort();
+        for (direction, bytes) in holes {
+            self.piece(direction, Piece::Gap(bytes), shared, now);
+        }
         self.piece(direction, Piece::Bytes(fresh), shared, now);
         self.name_by_prefix(shared);
         self.stop_if_not_ai(shared, now);

@@ -289,9 +289,19 @@ fn holes_stay_with_their_message() {
             vec!["200 3,4,-,-,- ok", "200 1,2,-,-,- ok"],
         ),
         (
-            "a whole request",
+            "a whole call",
+            vec![
+                Do::Gap(Sent, request.len() as u64),
+                Do::Gap(Received, answered.len() as u64),
+                Do::Sent(ask()),
+                Do::Received(reply(3, 4)),
+            ],
+            vec!["200 3,4,-,-,- ok"],
+        ),
+        (
+            "a request that another follows before it is answered: whose answer it is, is not known",
             vec![Do::Gap(Sent, request.len() as u64), Do::Sent(ask()), Do::Received(reply(1, 2))],
-            vec!["200 1,2,-,-,- ok"],
+            vec!["- -,-,-,-,- gap"],
         ),
     ] {
         let outcome = check(name, &script, &expected);

@@ -82,7 +82,13 @@ fn what_was_not_seen_is_told_once() {
             &[(Received, &reply[40..]), (Sent, &body), (Received, &reply)],
             &["late_attach", "ok"],
         ),
-        ("a seen call", &[(Sent, &body), (Received, &reply)], &["ok"]),
+        // It may be another's answer: nothing was seen before.
+        ("a seen call", &[(Sent, &body), (Received, &reply)], &["late_attach"]),
+        (
+            "two seen calls",
+            &[(Sent, &body), (Received, &reply), (Sent, &body), (Received, &reply)],
+            &["late_attach", "ok"],
+        ),
         ("nothing", &[], &[]),
     ] {
         for cut in [usize::MAX, 7, 1] {

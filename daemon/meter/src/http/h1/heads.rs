@@ -3,7 +3,7 @@
 use memchr::memmem;
 
 use super::framing::Framing;
-use super::{Connection, Next, Pending, Receiving, Sending, State};
+use super::{Connection, Next, Pending, Receiving, Sending, State, Trust};
 use crate::exchange::Reason;
 use crate::flow::Direction;
 use crate::http::{End, Header, Key, RequestHead, ResponseHead, Sink, header, ws};
@@ -147,13 +147,20 @@ impl Connection {
         if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
             self.report_orphan(sink);
         }
+        self.ahead |= !self.pending.is_empty() || self.receiving.is_some();
         if self.pending.len() >= PENDING_MAX
             && let Some(oldest) = self.pending.pop_front()
         {
             // Its response would be taken for that of the next.
             self.unseen = self.unseen.or(Some(Reason::LimitReached));
+            self.pending.iter_mut().for_each(|pending| pending.trust = Trust::IfItWaits);
             sink.response_end(oldest.key, End::Cut(Reason::LimitReached));
         }
+        let trust = match self.unseen {
+            None => Trust::Certain,
+            Some(Reason::LateAttach) if self.heard.is_none() => Trust::None,
+            Some(_) => Trust::IfItWaits,
+        };
         // What goes by unseen from here on does not do so because we came late.
         if self.unseen == Some(Reason::LateAttach) {
             self.unseen = Some(Reason::Gap);
@@ -161,7 +168,8 @@ impl Connection {
         let key = self.next_key;
         self.next_key += 1;
         self.orphaned = false;
-        self.pending.push_back(Pending { key, head_only: method == "HEAD", connect: method == "CONNECT" });
+        let (head_only, connect) = (method == "HEAD", method == "CONNECT");
+        self.pending.push_back(Pending { key, trust, head_only, connect });
         key
     }
 
@@ -211,12 +219,19 @@ impl Connection {
         if (100..200).contains(&status) && status != 101 {
             return Next::Http1;
         }
-        if let Some(reason) = self.unseen
-            && self.pending.len() > 1
-        {
+        let trust = self.pending.front().map(|pending| pending.trust);
+        if let (Some(reason), true, Some(Trust::IfItWaits | Trust::None)) = (self.unseen, self.ahead, trust) {
             return Next::Unpaired(reason);
         }
-        let pending = self.pending.pop_front();
+        let mut pending = self.pending.pop_front();
+        // Nothing but the last request can be answered with a change of protocol.
+        if let Some(asked) = pending
+            && trust == Some(Trust::None)
+            && status != 101
+        {
+            sink.response_end(asked.key, End::Cut(Reason::LateAttach));
+            (pending, self.orphaned) = (None, true);
+        }
         let key = match (pending, self.unseen) {
             (Some(pending), _) => Some(pending.key),
             (None, Some(reason)) if !self.orphaned => {
@@ -226,7 +241,12 @@ impl Connection {
                 sink.unasked(key, reason);
                 Some(key)
             }
-            (None, _) => None,
+            (None, Some(_)) => None,
+            // There was one before what was taken for the beginning.
+            (None, None) => {
+                (self.unseen, self.ahead) = (Some(Reason::Gap), true);
+                None
+            }
         };
         if let (Some(sending), Some(key)) = (&mut self.sending, key)
             && sending.key == key

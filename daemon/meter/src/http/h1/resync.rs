@@ -32,10 +32,13 @@ impl Connection {
         {
             tally.lost.add(reason, at as u64);
             half.state = State::Head;
-            if at > 0 && direction == Direction::Received {
-                self.report_orphan(sink);
+            let message = bytes.get(at..).unwrap_or_default();
+            match direction {
+                Direction::Sent => self.found_request(message.len()),
+                Direction::Received if at > 0 => self.report_orphan(sink),
+                Direction::Received => {}
             }
-            return bytes.get(at..).unwrap_or_default();
+            return message;
         }
         // Bounded work at a time, so that what is held stays small.
         let (now, later) = bytes.split_at(bytes.len().min(4 * RESYNC_TAIL_MAX));
@@ -46,9 +49,12 @@ impl Connection {
             half.state = State::Head;
             // The line is complete; the rest of the head goes the ordinary way.
             let from_now = half.held.len().min(now.len());
+            let message = half.held.len() + later.len();
             half.held.truncate(half.held.len() - from_now);
-            if at > 0 && direction == Direction::Received {
-                self.report_orphan(sink);
+            match direction {
+                Direction::Sent => self.found_request(message),
+                Direction::Received if at > 0 => self.report_orphan(sink),
+                Direction::Received => {}
             }
             return bytes.get(now.len() - from_now..).unwrap_or_default();
         }
@@ -59,6 +65,13 @@ impl Connection {
             self.report_orphan(sink);
         }
         later
+    }
+
+    /// A request begins so many bytes before the end of what was sent. If those before it, which were not understood, were
+    /// sent since anything came back, they were a request that was not answered.
+    fn found_request(&mut self, bytes: usize) {
+        let begin = self.asked.saturating_sub(bytes as u64);
+        self.ahead |= begin > self.heard.unwrap_or(0);
     }
 
     /// Bytes came back although no request was seen: said once until the next request.

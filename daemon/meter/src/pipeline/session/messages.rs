@@ -161,16 +161,18 @@ impl Sink for Meter<'_> {
         self.open(key, exchange, &Operation::OTHER, [""; 3], &[]);
         let now = self.now;
         if let Some(open) = self.state.find(key) {
-            open.request_end(End::Cut(reason), now);
+            open.without_request(reason, now);
         }
     }
 
     fn response(&mut self, key: Key, head: &ResponseHead<'_>) {
         let (budget, now) = (&self.shared.budget, self.now);
         if let Some(open) = self.state.find(key) {
+            let asked = !open.is_unasked();
             let exchange = open.exchange_mut();
             exchange.status = (head.status != 0).then_some(head.status);
-            exchange.response_bytes = Some(0);
+            // Of a response whose request was not seen its framing is not known: it may be one for HEAD.
+            exchange.response_bytes = asked.then_some(0);
             headers::of_response(head.headers, exchange, self.shared.clock.at(now));
             let talk = open.becomes_talk(head.status);
             if head.status == 101 || talk {
