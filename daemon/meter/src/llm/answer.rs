@@ -184,6 +184,7 @@ impl Answer {
         self.reading.now = now;
         if let Form::Protobuf(scanner) = &mut self.form {
             scanner.restart();
+            self.reading.facts.next_message();
             self.reading.note_output();
         }
     }
@@ -255,7 +256,7 @@ impl Answer {
         });
         let mut usage = (self.dialect.usage)(&facts.counts);
         usage.details.add_all(facts.counts.details());
-        usage.details.add_all(&facts.outside);
+        usage.details.add_all(&facts.outside());
         match () {
             () if missing => (Usage::default(), Verdict::Gap),
             () if !whole => (Usage::default(), Verdict::Cut),
@@ -297,6 +298,7 @@ impl Events for Event<'_> {
             || (reading.data_head.is_whole() && *reading.data_head == *DONE)
             || std::str::from_utf8(name).is_ok_and(|name| reading.dialect.terminal.contains(&name));
         facts.terminal |= closing && whole;
+        facts.next_event(whole);
         reading.settled = facts.usages;
         reading.note_output();
         reading.data_head.clear();

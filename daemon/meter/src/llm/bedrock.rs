@@ -53,19 +53,29 @@ pub(super) const METRICS: [(&str, Field); 5] = [
 ];
 
 /// A vendor's answer may name a model of its own; the path names the one that is billed.
-const VENDORS: [(&str, Field); 19] = [
+const VENDORS: [(&str, Field); 29] = [
     ("/images/*", Field::Each(Detail::Images)),
     ("/usage/prompt_tokens", Field::Count(InputElsewhere)),
     ("/usage/completion_tokens", Field::Count(OutputElsewhere)),
     ("/usage/total_tokens", Field::Count(Total)),
     ("/inputTextTokenCount", Field::Count(InputElsewhere)),
     ("/results/*/tokenCount", Field::Count(OutputElsewhere)),
+    ("/results", Field::Choices),
+    ("/results/*", Field::Choice),
     ("/results/*/completionReason", Field::Finish),
+    ("/completionReason", Field::Finish),
     ("/prompt_token_count", Field::Count(InputElsewhere)),
     ("/generation_token_count", Field::Count(OutputElsewhere)),
     ("/stop_reason", Field::Finish),
     ("/stopReason", Field::Finish),
+    ("/messageStop/stopReason", Field::Finish),
+    ("/output/message/content/*/toolUse/name", Field::Tool),
+    ("/contentBlockStart/start/toolUse/name", Field::Tool),
+    ("/generations", Field::Choices),
+    ("/generations/*", Field::Choice),
+    ("/generations/*/finish_reason", Field::Finish),
     ("/choices/*/finish_reason", Field::Finish),
+    ("/choices/*/message/tool_calls/*/function/name", Field::Tool),
     ("/choices/*/delta/content", Field::Output),
     ("/generation", Field::Output),
     ("/outputText", Field::Output),

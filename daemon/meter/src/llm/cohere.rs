@@ -33,9 +33,12 @@ const USAGE_END: [(&str, Field); 11] = usage!("/delta/usage");
 const META: [(&str, Field); 11] = usage!("/meta");
 const META_END: [(&str, Field); 11] = usage!("/response/meta");
 
-const PATHS: [(&str, Field); 9] = [
+const PATHS: [(&str, Field); 12] = [
     ("/finish_reason", Field::Finish),
     ("/delta/finish_reason", Field::Finish),
+    ("/generations", Field::Choices),
+    ("/generations/*", Field::Choice),
+    ("/generations/*/finish_reason", Field::Finish),
     ("/message/tool_calls/*/function/name", Field::Tool),
     ("/delta/message/tool_calls/function/name", Field::Tool),
     ("/tool_calls/*/name", Field::Tool),

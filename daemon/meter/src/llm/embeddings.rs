@@ -4,6 +4,7 @@
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, InputElsewhere, Total};
 use super::facts::{Counts, Field, Merge};
+use super::openai_chat::BARE_ERROR;
 use crate::detail::Detail;
 use crate::exchange::Usage;
 
@@ -37,7 +38,7 @@ const PATHS: [(&str, Field); 21] = [
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {
     name: "embeddings",
-    paths: &[&PATHS],
+    paths: &[&PATHS, &BARE_ERROR],
     merge: Merge::LastObject,
     terminal: &[],
     usage_on_request: false,

@@ -2,6 +2,8 @@
 
 use std::ops::Deref;
 
+use smallvec::SmallVec;
+
 use super::json::Value;
 use super::names;
 use crate::detail::{Detail, Details};
@@ -181,6 +183,14 @@ pub enum Field {
     ItemKind,
     /// What the provider's tool did in it.
     ItemAction,
+    /// An item of an answer begins that an event tells of.
+    ToldItem,
+    /// Its type.
+    ToldKind,
+    /// What the provider's tool did in it.
+    ToldAction,
+    /// Name of the tool that it calls.
+    ToldTool,
     /// A turn that the model took for one answer begins.
     Iteration,
     /// Its type.
@@ -193,16 +203,24 @@ pub enum Field {
     Kind,
     /// The same; one that ends a stream and is no error counts one of these.
     KindOf(Detail),
-    /// Why one choice ended.
+    /// The choices of an answer, or of one event of it, begin.
+    Choices,
+    /// A choice begins.
+    Choice,
+    /// Its place among the choices, which counts for more than the one in the list: an event may tell of one alone.
+    ChoiceIndex,
+    /// Why it ended. What ends without a list of choices is one.
     Finish,
-    /// The same as a number: its place among these words.
-    Code(&'static [&'static str]),
+    /// The same, or as a number: its place among these words.
+    FinishCode(&'static [&'static str]),
     /// State of the whole answer.
     Status,
     /// Name of a tool that is called.
     Tool,
     /// Service tier.
     Tier,
+    /// The same, or as a number: its place among these words.
+    TierCode(&'static [&'static str]),
     /// Speed that the answer was made with: `fast` has prices of its own, above the tier.
     Speed,
     /// An error, as object or text.
@@ -213,6 +231,10 @@ pub enum Field {
     ErrorClass,
     /// Its code.
     ErrorCode,
+    /// Type of an error, if the answer is one: it has no object of its own.
+    BareClass,
+    /// Its code.
+    BareCode,
     /// Output of the model: that it is not empty is all that is kept.
     Output,
     /// Cost in US dollars times ten to this power.
@@ -233,18 +255,14 @@ pub enum Merge {
 pub struct Facts {
     /// Counts in force.
     pub counts: Counts,
-    /// Counts of what stands outside of usage objects.
-    pub outside: Details,
+    outside: Details,
     /// Usage objects seen.
     pub usages: u32,
     /// Model.
     pub model: Option<Box<str>>,
-    /// Finish reasons, in order of appearance.
-    pub finish: Words,
     /// State of the answer.
     pub status: Option<Word>,
-    /// Tools called, each once, with how often.
-    pub tools: Vec<ToolUse>,
+    pub(super) tools: Vec<ToolUse>,
     /// Service tier.
     pub tier: Option<Word>,
     /// Served in fast mode, which is priced like a tier.
@@ -261,9 +279,81 @@ pub struct Facts {
     pub output: bool,
     /// Places where something stood that is no name.
     pub withheld: Withheld,
+    choices: Choices,
+    bare: Bare,
+    told: Told,
     part: Part,
     item: Item,
     iteration: Iteration,
+}
+
+/// Why the choices ended.
+#[derive(Clone, Debug, Default)]
+struct Choices {
+    /// Reasons in order of appearance, each with the place of its choice. Only the last may have none yet: the choice in
+    /// progress has not said which one it is.
+    ended: SmallVec<[(Option<u64>, Word); 1]>,
+    /// What the choice in progress says of its place.
+    index: Option<u64>,
+    /// Its place in the list.
+    position: u64,
+    /// Choices of the list that began.
+    begun: u64,
+}
+
+impl Choices {
+    fn list(&mut self) {
+        self.begun = 0;
+    }
+
+    fn begin(&mut self) {
+        self.settle();
+        self.index = None;
+        self.position = self.begun;
+        self.begun = self.begun.saturating_add(1);
+    }
+
+    fn at(&mut self, index: Option<u64>) {
+        self.index = index.or(self.index);
+    }
+
+    /// Providers tell the reason of a choice again in later events, and some another one: the last is in force.
+    fn end(&mut self, word: Word) {
+        self.settle();
+        if self.ended.len() < FINISH_REASONS_MAX {
+            self.ended.push((None, word));
+        }
+    }
+
+    /// The choice in progress has said all: its reason takes the place of an earlier one.
+    fn settle(&mut self) {
+        let place = Some(self.index.unwrap_or(self.position));
+        let Some((None, word)) = self.ended.last().cloned() else { return };
+        self.ended.pop();
+        match self.ended.iter_mut().find(|(other, _)| *other == place) {
+            Some((_, earlier)) => *earlier = word,
+            None => self.ended.push((place, word)),
+        }
+    }
+}
+
+/// An error without an object of its own. Where the answer is none, its members are something else.
+#[derive(Clone, Debug, Default)]
+struct Bare {
+    error: ProviderError,
+    withheld: Withheld,
+}
+
+/// Items that events tell of, one by one. They count if the whole answer lists none: it broke off, or its last event is
+/// empty (ChatGPT's Codex).
+#[derive(Clone, Debug, Default)]
+struct Told {
+    /// The event in progress says that its item is whole.
+    done: bool,
+    item: Item,
+    tool: Option<Box<str>>,
+    tools: Vec<ToolUse>,
+    calls: Details,
 }
 
 /// An item of an answer, as far as it was read.
@@ -273,6 +363,23 @@ struct Item {
     call: Option<Detail>,
     /// It only looks at what an earlier one found.
     follows: bool,
+}
+
+impl Item {
+    /// The call that is billed. Of the web tool's actions only a search is: opening a page and finding something in it
+    /// are not.
+    fn billed(self) -> Option<Detail> {
+        self.call.filter(|call| !(self.follows && *call == Detail::WebSearchCalls))
+    }
+
+    fn kind(&mut self, kind: Value<'_>) {
+        let call = CALLS.iter().find(|(name, _)| text(kind) == Some(*name));
+        self.call = self.call.or(call.map(|(_, call)| *call));
+    }
+
+    fn action(&mut self, action: Value<'_>) {
+        self.follows |= text(action).is_some_and(|action| action != "search");
+    }
 }
 
 /// A turn, as far as it was read.
@@ -300,6 +407,9 @@ const CALLS: [(&str, Detail); 3] = [
     ("file_search_call", Detail::FileSearchCalls),
     ("code_interpreter_call", Detail::CodeInterpreterCalls),
 ];
+
+/// The event of the Responses API that tells of a whole item.
+const ITEM_DONE: &str = "response.output_item.done";
 
 impl Facts {
     /// Notes a count that may stand outside of any usage object.
@@ -352,15 +462,14 @@ impl Facts {
         }
     }
 
-    /// Of the web tool's actions only a search is billed: opening a page and finding something in it are not.
-    fn item(&mut self, call: Option<Detail>, follows: bool) {
-        let before = self.item;
-        self.item = Item { call: before.call.or(call), follows: before.follows || follows };
-        let counts = |item: Item| item.call.filter(|call| !(item.follows && *call == Detail::WebSearchCalls));
-        match (counts(before), counts(self.item)) {
+    /// An item is told more of: its call counts as long as it is one that is billed.
+    fn item(&mut self, tell: impl FnOnce(&mut Item)) {
+        let before = self.item.billed();
+        tell(&mut self.item);
+        match (before, self.item.billed()) {
             (None, Some(call)) => self.outside.add(call, 1),
             (Some(call), None) => {
-                self.outside.set(call, self.outside.get(call).unwrap_or(0).saturating_sub(1))
+                self.outside.set(call, self.outside.get(call).unwrap_or(0).saturating_sub(1));
             }
             _ => {}
         }
@@ -427,11 +536,12 @@ impl Facts {
                 self.end_part();
             }
             Field::Item => self.item = Item::default(),
-            Field::ItemKind => {
-                let call = CALLS.iter().find(|(kind, _)| text(value) == Some(*kind));
-                self.item(call.map(|(_, call)| *call), false);
-            }
-            Field::ItemAction => self.item(None, text(value).is_some_and(|action| action != "search")),
+            Field::ItemKind => self.item(|item| item.kind(value)),
+            Field::ItemAction => self.item(|item| item.action(value)),
+            Field::ToldItem => (self.told.item, self.told.tool) = (Item::default(), None),
+            Field::ToldKind => self.told.item.kind(value),
+            Field::ToldAction => self.told.item.action(value),
+            Field::ToldTool => self.told.tool = self.word(Place::Tools, value).map(Into::into),
             Field::Iteration => {
                 if !self.iteration.later {
                     COMPACTION.iter().for_each(|detail| self.counts.details.unset(*detail));
@@ -465,10 +575,8 @@ impl Facts {
                 let word = self.word(Place::FinishReasons, value);
                 keep(&mut self.status, word);
             }
-            Field::Tier => {
-                let word = self.word(Place::ServiceTier, value);
-                keep(&mut self.tier, word);
-            }
+            Field::Tier => self.tier(value, &[]),
+            Field::TierCode(words) => self.tier(value, words),
             Field::Speed => self.fast |= text(value) == Some("fast"),
             Field::KindOf(detail) => {
                 let kind = text(value).filter(|kind| terminal.contains(kind));
@@ -477,22 +585,15 @@ impl Facts {
                     self.outside.add(detail, 1);
                 }
             }
-            Field::Kind => self.closing |= text(value).is_some_and(|kind| terminal.contains(&kind)),
-            Field::Code(words) => {
-                let place = value.count().and_then(|code| usize::try_from(code).ok());
-                if let Some(word) = place.and_then(|place| words.get(place))
-                    && self.finish.len() < FINISH_REASONS_MAX
-                {
-                    self.finish.push((*word).into());
-                }
+            Field::Kind => {
+                self.closing |= text(value).is_some_and(|kind| terminal.contains(&kind));
+                self.told.done |= text(value) == Some(ITEM_DONE);
             }
-            Field::Finish => {
-                if let Some(word) = self.word(Place::FinishReasons, value)
-                    && self.finish.len() < FINISH_REASONS_MAX
-                {
-                    self.finish.push(word.into());
-                }
-            }
+            Field::Choices => self.choices.list(),
+            Field::Choice => self.choices.begin(),
+            Field::ChoiceIndex => self.choices.at(value.count()),
+            Field::Finish => self.finish(value, &[]),
+            Field::FinishCode(words) => self.finish(value, words),
             Field::Tool => {
                 if let Some(name) = self.word(Place::Tools, value) {
                     called(&mut self.tools, name);
@@ -514,13 +615,15 @@ impl Facts {
                 }
             }
             Field::ErrorCode => {
-                let number = value.count().map(|number| number.to_string());
-                let plain = number.as_deref().or(negative(value));
-                let word = if plain.is_some() { None } else { self.word(Place::ErrorCode, value) };
-                if let Some(code) = plain.or(word) {
-                    self.error.get_or_insert_default().code = Some(code.into());
+                if let Some(code) = code(value, &mut self.withheld) {
+                    self.error.get_or_insert_default().code = Some(code);
                 }
             }
+            Field::BareClass => {
+                let class = names::of(value, names::word).at(Place::ErrorClass, &mut self.bare.withheld);
+                self.bare.error.class = class.map(Into::into);
+            }
+            Field::BareCode => self.bare.error.code = code(value, &mut self.bare.withheld),
             Field::Output => {
                 self.output |= match value {
                     Value::Text { bytes, .. } => !bytes.is_empty(),
@@ -529,6 +632,64 @@ impl Facts {
                 };
             }
         }
+    }
+
+    /// A message of a stream is over, in which lists have no beginning of their own.
+    pub fn next_message(&mut self) {
+        self.choices.list();
+    }
+
+    /// The event in progress is over, and whole or not.
+    pub fn next_event(&mut self, whole: bool) {
+        let (item, tool) = (std::mem::take(&mut self.told.item), self.told.tool.take());
+        if std::mem::take(&mut self.told.done) && whole {
+            if let Some(call) = item.billed() {
+                self.told.calls.add(call, 1);
+            }
+            if let Some(tool) = tool {
+                called(&mut self.told.tools, &tool);
+            }
+        }
+    }
+
+    /// Tools called, each once, with how often.
+    pub fn tools(&mut self) -> Vec<ToolUse> {
+        let told = std::mem::take(&mut self.told.tools);
+        if self.tools.is_empty() { told } else { std::mem::take(&mut self.tools) }
+    }
+
+    /// Counts of what stands outside of usage objects.
+    pub fn outside(&self) -> Details {
+        let mut outside = self.outside;
+        if CALLS.iter().all(|(_, call)| outside.get(*call).is_none()) {
+            outside.add_all(&self.told.calls);
+        }
+        outside
+    }
+
+    /// Why each choice ended, in order of appearance.
+    pub fn finish_reasons(&mut self) -> Words {
+        self.choices.settle();
+        std::mem::take(&mut self.choices.ended).into_iter().map(|(_, word)| word).collect()
+    }
+
+    /// The error of an answer that is one by its status.
+    pub fn refused(&mut self) -> ProviderError {
+        let ProviderError { class, code } = self.error.take().unwrap_or_default();
+        let Bare { error: bare, withheld } = std::mem::take(&mut self.bare);
+        self.withheld.join(withheld);
+        ProviderError { class: class.or(bare.class), code: code.or(bare.code) }
+    }
+
+    fn finish(&mut self, value: Value<'_>, words: &[&'static str]) {
+        if let Some(word) = coded(value, words).or_else(|| self.word(Place::FinishReasons, value)) {
+            self.choices.end(word.into());
+        }
+    }
+
+    fn tier(&mut self, value: Value<'_>, words: &[&'static str]) {
+        let word = coded(value, words).or_else(|| self.word(Place::ServiceTier, value));
+        keep(&mut self.tier, word);
     }
 
     /// A word of `value`; what is none is noted.
@@ -541,6 +702,18 @@ impl Facts {
         let class = names::word(class.as_bytes()).at(Place::ErrorClass, &mut self.withheld);
         self.error.get_or_insert_default().class = class.map(Into::into);
     }
+}
+
+/// The code of an error: a whole number or a word.
+fn code(value: Value<'_>, withheld: &mut Withheld) -> Option<Box<str>> {
+    let number = value.count().map(|number| number.to_string());
+    let plain = number.as_deref().or(negative(value));
+    plain.or_else(|| names::of(value, names::word).at(Place::ErrorCode, withheld)).map(Into::into)
+}
+
+/// The word of an enumeration that a number stands for.
+fn coded(value: Value<'_>, words: &[&'static str]) -> Option<&'static str> {
+    words.get(usize::try_from(value.count()?).ok()?).copied()
 }
 
 fn keep<'a, T: Deref<Target = str> + From<&'a str>>(slot: &mut Option<T>, text: Option<&'a str>) {

@@ -8,8 +8,12 @@ use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, ImageInput, ImageOutput, Input, Output, Reasoning, ToolInput, Total,
 };
 use super::facts::{Counts, Field, Merge, Whole};
+use super::grpc::GOOGLE_FINISH;
 use crate::detail::{Detail, Details};
 use crate::exchange::Usage;
+
+/// `TrafficType` of Vertex AI, which its Python SDK asks for by number (`enum-encoding=int`).
+const TRAFFIC: &[&str] = &["", "ON_DEMAND", "PROVISIONED_THROUGHPUT"];
 
 /// Members of an answer, below `prefix`.
 macro_rules! answer {
@@ -39,8 +43,11 @@ macro_rules! answer {
             (concat!($prefix, "/usageMetadata/cacheTokensDetails/*/modality"), Field::PartKind),
             (concat!($prefix, "/usageMetadata/cacheTokensDetails/*/tokenCount"), Field::PartCount),
             (concat!($prefix, "/usageMetadata/serviceTier"), Field::Tier),
-            (concat!($prefix, "/usageMetadata/trafficType"), Field::Tier),
-            (concat!($prefix, "/candidates/*/finishReason"), Field::Finish),
+            (concat!($prefix, "/usageMetadata/trafficType"), Field::TierCode(TRAFFIC)),
+            (concat!($prefix, "/candidates"), Field::Choices),
+            (concat!($prefix, "/candidates/*"), Field::Choice),
+            (concat!($prefix, "/candidates/*/index"), Field::ChoiceIndex),
+            (concat!($prefix, "/candidates/*/finishReason"), Field::FinishCode(GOOGLE_FINISH)),
             (concat!($prefix, "/candidates/*/content/parts/*/functionCall/name"), Field::Tool),
             (concat!($prefix, "/candidates/*/content/parts/*/text"), Field::Output),
             (concat!($prefix, "/error"), Field::Error),
@@ -50,8 +57,8 @@ macro_rules! answer {
     };
 }
 
-const WHOLE: [(&str, Field); 31] = answer!("");
-const ELEMENT: [(&str, Field); 31] = answer!("/*");
+const WHOLE: [(&str, Field); 34] = answer!("");
+const ELEMENT: [(&str, Field); 34] = answer!("/*");
 const PREDICT: [(&str, Field); 3] = [
     ("/predictions/*/embeddings/statistics/token_count", Field::Sum(Input)),
     ("/predictions/*/bytesBase64Encoded", Field::Each(Detail::Images)),

@@ -24,7 +24,7 @@ const XAI_FINISH: &[&str] = &[
 ];
 
 /// The first values of `FinishReason`, on which both of Google's APIs agree.
-const GOOGLE_FINISH: &[&str] =
+pub(super) const GOOGLE_FINISH: &[&str] =
     &["FINISH_REASON_UNSPECIFIED", "STOP", "MAX_TOKENS", "SAFETY", "RECITATION", "OTHER"];
 
 /// `SamplingUsage`, in field `prefix`.
@@ -44,12 +44,20 @@ macro_rules! sampling_usage {
     };
 }
 
-const XAI_ANSWER: [(&str, Field); 3] =
-    [("/6", Field::Model), ("/2/1", Field::Code(XAI_FINISH)), ("/2/3/3/10/1", Field::Tool)];
+const XAI_ANSWER: [(&str, Field); 5] = [
+    ("/6", Field::Model),
+    // Where tools run at the provider every turn is an output of its own.
+    ("/2", Field::Choice),
+    ("/2/2", Field::ChoiceIndex),
+    ("/2/1", Field::FinishCode(XAI_FINISH)),
+    ("/2/3/3/10/1", Field::Tool),
+];
 const XAI_ANSWER_USAGE: [(&str, Field); 9] = sampling_usage!("/9");
-const XAI_CHUNK: [(&str, Field); 5] = [
+const XAI_CHUNK: [(&str, Field); 7] = [
     ("/4", Field::Model),
-    ("/2/3", Field::Code(XAI_FINISH)),
+    ("/2", Field::Choice),
+    ("/2/4", Field::ChoiceIndex),
+    ("/2/3", Field::FinishCode(XAI_FINISH)),
     ("/2/1/1", Field::Output),
     ("/2/1/4", Field::Output),
     ("/2/1/3/10/1", Field::Tool),
@@ -75,7 +83,7 @@ pub static XAI_STREAM: Dialect = Dialect {
     ..XAI
 };
 
-const VERTEX_ANSWER: [(&str, Field); 11] = [
+const VERTEX_ANSWER: [(&str, Field); 13] = [
     ("/11", Field::Model),
     ("/4", Field::Usage),
     ("/4/1", Field::Count(Input)),
@@ -84,7 +92,9 @@ const VERTEX_ANSWER: [(&str, Field); 11] = [
     ("/4/5", Field::Count(CacheRead)),
     ("/4/13", Field::Count(ToolInput)),
     ("/4/14", Field::Count(Reasoning)),
-    ("/2/3", Field::Code(GOOGLE_FINISH)),
+    ("/2", Field::Choice),
+    ("/2/1", Field::ChoiceIndex),
+    ("/2/3", Field::FinishCode(GOOGLE_FINISH)),
     ("/2/2/2/1", Field::Output),
     ("/2/2/2/5/1", Field::Tool),
 ];
@@ -104,7 +114,7 @@ pub static VERTEX: Dialect = Dialect {
 pub static VERTEX_STREAM: Dialect =
     Dialect { name: "vertex_grpc_stream", wire: Wire::Protobuf { model: "/5", streamed: true }, ..VERTEX };
 
-const GEMINI_ANSWER: [(&str, Field); 11] = [
+const GEMINI_ANSWER: [(&str, Field); 13] = [
     ("/4", Field::Model),
     ("/3", Field::Usage),
     ("/3/1", Field::Count(Input)),
@@ -113,7 +123,9 @@ const GEMINI_ANSWER: [(&str, Field); 11] = [
     ("/3/4", Field::Count(CacheRead)),
     ("/3/8", Field::Count(ToolInput)),
     ("/3/10", Field::Count(Reasoning)),
-    ("/1/2", Field::Code(GOOGLE_FINISH)),
+    ("/1", Field::Choice),
+    ("/1/3", Field::ChoiceIndex),
+    ("/1/2", Field::FinishCode(GOOGLE_FINISH)),
     ("/1/1/1/2", Field::Output),
     ("/1/1/1/3/1", Field::Tool),
 ];

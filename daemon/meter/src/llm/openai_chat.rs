@@ -72,14 +72,25 @@ pub(super) const USAGE: [(&str, Field); 30] = usage!("/usage");
 const USAGE_GROQ: [(&str, Field); 30] = usage!("/x_groq/usage");
 const USAGE_CHOICE: [(&str, Field); 30] = usage!("/choices/*/usage");
 
-pub(super) const PATHS: [(&str, Field); 16] = [
+/// An error that is not in an object of its own (Mistral).
+pub(super) const BARE_ERROR: [(&str, Field); 2] = [("/type", Field::BareClass), ("/code", Field::BareCode)];
+
+pub(super) const PATHS: [(&str, Field); 24] = [
     ("/model", Field::Model),
     ("/service_tier", Field::Tier),
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),
     ("/error/code", Field::ErrorCode),
+    ("/error_type", Field::ErrorClass),
     ("/x_groq/error", Field::Error),
+    ("/choices", Field::Choices),
+    ("/choices/*", Field::Choice),
+    ("/choices/*/index", Field::ChoiceIndex),
     ("/choices/*/finish_reason", Field::Finish),
+    ("/choices/*/message/tool_calls/*/custom/name", Field::Tool),
+    ("/choices/*/delta/tool_calls/*/custom/name", Field::Tool),
+    ("/choices/*/message/function_call/name", Field::Tool),
+    ("/choices/*/delta/function_call/name", Field::Tool),
     ("/choices/*/message/tool_calls/*/function/name", Field::Tool),
     ("/choices/*/delta/tool_calls/*/function/name", Field::Tool),
     ("/choices/*/delta/tool_calls/*", Field::Output),
@@ -94,7 +105,7 @@ pub(super) const PATHS: [(&str, Field); 16] = [
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {
     name: "openai_chat",
-    paths: &[&PATHS, &USAGE, &USAGE_GROQ, &USAGE_CHOICE],
+    paths: &[&PATHS, &BARE_ERROR, &USAGE, &USAGE_GROQ, &USAGE_CHOICE],
     merge: Merge::LastObject,
     terminal: &[],
     usage_on_request: true,

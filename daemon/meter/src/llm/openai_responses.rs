@@ -65,8 +65,15 @@ macro_rules! answer {
 
 pub(super) const WHOLE: [(&str, Field); 35] = answer!("");
 pub(super) const EVENT: [(&str, Field); 35] = answer!("/response");
-pub(super) const STREAM: [(&str, Field); 3] =
-    [("/type", Field::Kind), ("/delta", Field::Output), ("/code", Field::ErrorCode)];
+pub(super) const STREAM: [(&str, Field); 7] = [
+    ("/type", Field::Kind),
+    ("/delta", Field::Output),
+    ("/code", Field::ErrorCode),
+    ("/item", Field::ToldItem),
+    ("/item/type", Field::ToldKind),
+    ("/item/action/type", Field::ToldAction),
+    ("/item/name", Field::ToldTool),
+];
 
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {

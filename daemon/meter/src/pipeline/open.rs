@@ -326,23 +326,24 @@ impl Open {
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = answer {
             usage = answer.usage(end);
-            let facts = answer.take_facts();
+            let mut facts = answer.take_facts();
+            exchange.finish_reasons = facts.finish_reasons();
+            exchange.tools = facts.tools();
+            let refused = exchange.status.is_some_and(|status| status >= 400);
+            exchange.error = if refused { Some(facts.refused()) } else { facts.error };
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model;
             exchange.withheld.join(facts.withheld);
             exchange.batch |= facts.tier.as_deref() == Some("batch");
             let tier = if facts.fast { Some("fast".into()) } else { facts.tier };
             exchange.service_tier = tier.or(exchange.service_tier);
-            exchange.finish_reasons = facts.finish;
             if exchange.finish_reasons.is_empty() {
                 exchange.finish_reasons.extend(facts.status);
             }
             let whole = matches!(usage.1, Verdict::Whole | Verdict::Absent) && unreadable.is_none();
-            exchange.tools = facts.tools;
             if !whole {
                 exchange.tools.iter_mut().for_each(|tool| tool.calls = None);
             }
-            exchange.error = facts.error;
             exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
         } else if responded {

@@ -172,7 +172,7 @@ impl Talk {
                 let turn = self.open.front_mut()?;
                 turn.timing.first_token.get_or_insert(now);
                 turn.timing.last_token = Some(now);
-                join(&mut turn.tools, facts.tools);
+                join(&mut turn.tools, facts.tools());
                 None
             }
             Step::Ends => {
@@ -181,7 +181,7 @@ impl Talk {
                 }
                 let mut turn = self.open.pop_front()?;
                 turn.timing.ended = Some(now);
-                join(&mut turn.tools, std::mem::take(&mut facts.tools));
+                join(&mut turn.tools, facts.tools());
                 Some(self.answer(facts, turn, ordinal))
             }
             Step::Aside if facts.usages > 0 => {
@@ -242,7 +242,7 @@ impl Talk {
     }
 
     /// What is recorded of an answer. The first has the place of the upgrade in the session.
-    fn answer(&mut self, facts: Facts, turn: Turn, ordinal: &mut u32) -> Exchange {
+    fn answer(&mut self, mut facts: Facts, turn: Turn, ordinal: &mut u32) -> Exchange {
         let Turn { timing, requested_model, model, tools } = turn;
         if std::mem::replace(&mut self.answered, true) {
             self.common.ordinal = *ordinal;
@@ -250,7 +250,7 @@ impl Talk {
         }
         let usage = (self.dialect.usage)(&facts.counts);
         let reason = usage.is_unknown().then_some(Reason::NotReported);
-        let mut finish_reasons = facts.finish;
+        let mut finish_reasons = facts.finish_reasons();
         if finish_reasons.is_empty() {
             finish_reasons.extend(facts.status);
         }

@@ -57,6 +57,150 @@ fn tools_and_finish_reasons_of_all_choices_are_kept() {
     assert_eq!(outcome.one().tools, [used("look_up", None), used("send", None)]);
 }
 
+/// Finish reasons, tools with their calls and the error of an answer, whatever the pieces in which it comes.
+fn check_told(host: &str, target: &str, status: u16, reply: &str, expected: &str) {
+    let fields = if reply.starts_with("data:") { "Content-Type: text/event-stream\r\n" } else { "" };
+    for cuts in [&[usize::MAX] as &[usize], &[1], &[13, 1, 2]] {
+        let sent = format!(
+            "POST {target} HTTP/1.1\r\nHost: {host}\r\nContent-Length: 15\r\n\r\n{{\"stream\":true}}"
+        );
+        let outcome = call(host, sent.as_bytes(), &answer(status, fields, reply.as_bytes()), cuts);
+        let exchange = outcome.one();
+        let tools = exchange.tools.iter().map(|tool| match tool.calls {
+            Some(calls) => format!("{}*{calls}", tool.name),
+            None => format!("{}*?", tool.name),
+        });
+        let error = exchange.error.iter().map(|error| {
+            let word = |word: &Option<Box<str>>| word.as_deref().unwrap_or("-").to_owned();
+            format!("{}/{}", word(&error.class), word(&error.code))
+        });
+        let reasons = exchange.finish_reasons.iter().map(ToString::to_string);
+        let told: Vec<String> = reasons.chain(tools).chain(error).collect();
+        assert_eq!(told.join(" "), expected, "{host}{target}: {reply}");
+    }
+}
+
+fn events(events: &[&str]) -> String {
+    events.iter().map(|event| format!("data: {event}\n\n")).collect()
+}
+
+const CHAT: (&str, &str) = ("api.openai.com", "/v1/chat/completions");
+
+#[test]
+fn each_choice_ended_once_whatever_event_says_so() {
+    fn check(reply: &str, expected: &str) {
+        check_told(CHAT.0, CHAT.1, 200, reply, expected);
+    }
+    // OpenRouter tells the reason once more beside the usage.
+    let told = r#"{"choices":[{"index":0,"finish_reason":"length"}]}"#;
+    check(&events(&[told, told, "[DONE]"]), "length");
+    let changed = r#"{"choices":[{"finish_reason":"stop","index":0}],"usage":{"prompt_tokens":1}}"#;
+    check(&events(&[told, changed, "[DONE]"]), "stop");
+    // Each choice has events of its own; the index may come after the reason.
+    let second = r#"{"choices":[{"finish_reason":"stop","index":1}]}"#;
+    check(&events(&[second, told, second, "[DONE]"]), "stop length");
+    // Servers that leave the index out.
+    check(r#"{"choices":[{"finish_reason":"stop"},{"finish_reason":"stop"}]}"#, "stop stop");
+    check(&events(&[r#"{"choices":[{"finish_reason":"stop"}]}"#; 2]), "stop");
+}
+
+#[test]
+fn reasons_tools_and_errors_of_many_forms_are_read() {
+    let nova = "/model/us.amazon.nova-micro-v1%3A0/invoke";
+    let bedrock = "bedrock-runtime.us-east-1.amazonaws.com";
+    let google = "generativelanguage.googleapis.com";
+    for ((host, target), status, reply, expected) in [
+        (
+            CHAT,
+            200,
+            r#"{"choices":[{"finish_reason":"function_call","message":{"function_call":{"name":"old"}}}]}"#,
+            "function_call old*1",
+        ),
+        (
+            CHAT,
+            200,
+            r#"{"choices":[{"message":{"tool_calls":[{"type":"custom","custom":{"name":"own","input":"x"}}]}}]}"#,
+            "own*1",
+        ),
+        (
+            (google, "/v1beta/models/gemini-2.0-flash:generateContent"),
+            200,
+            r#"{"candidates":[{"finishReason":1},{"finishReason":"SAFETY","index":1}]}"#,
+            "STOP SAFETY",
+        ),
+        ((bedrock, nova), 200, r#"{"messageStop":{"stopReason":"tool_use"}}"#, "tool_use"),
+        (
+            (bedrock, nova),
+            200,
+            r#"{"output":{"message":{"content":[{"toolUse":{"name":"t"}}]}},"stopReason":"tool_use"}"#,
+            "tool_use t*1",
+        ),
+        ((bedrock, nova), 200, r#"{"contentBlockStart":{"start":{"toolUse":{"name":"t"}}}}"#, "t*1"),
+        (
+            (bedrock, "/model/amazon.titan-text-lite-v1/invoke"),
+            200,
+            r#"{"outputText":"x","completionReason":"LENGTH"}"#,
+            "LENGTH",
+        ),
+        (
+            (bedrock, "/model/cohere.command-text-v14/invoke"),
+            200,
+            r#"{"generations":[{"finish_reason":"COMPLETE"},{"finish_reason":"MAX_TOKENS"}]}"#,
+            "COMPLETE MAX_TOKENS",
+        ),
+        (
+            ("api.cohere.com", "/v1/generate"),
+            200,
+            r#"{"generations":[{"finish_reason":"COMPLETE"}]}"#,
+            "COMPLETE",
+        ),
+        (
+            ("api.mistral.ai", "/v1/chat/completions"),
+            400,
+            r#"{"object":"error","message":"m","type":"invalid_model","code":"1500"}"#,
+            "invalid_model/1500",
+        ),
+        (("api.mistral.ai", "/v1/embeddings"), 422, r#"{"type":"invalid","code":1500}"#, "invalid/1500"),
+        // Of an answer that is no error they are something else.
+        (("api.mistral.ai", "/v1/embeddings"), 200, r#"{"type":"x","code":"y"}"#, ""),
+        (CHAT, 400, r#"{"type":"x","error":{"type":"own","code":null}}"#, "own/-"),
+        (
+            ("router.huggingface.co", "/v1/chat/completions"),
+            422,
+            r#"{"error":"text","error_type":"validation"}"#,
+            "validation/-",
+        ),
+        (
+            ("api.x.ai", "/v1/responses"),
+            400,
+            r#"{"code":"invalid-argument","error":"text"}"#,
+            "-/invalid-argument",
+        ),
+    ] {
+        check_told(host, target, status, reply, expected);
+    }
+}
+
+#[test]
+fn items_that_events_tell_of_count_if_the_answer_lists_none() {
+    fn check(told: &[&str], expected: &str) {
+        check_told("api.openai.com", "/v1/responses", 200, &events(told), expected);
+    }
+    let added = r#"{"type":"response.output_item.added","item":{"type":"function_call","name":"add"}}"#;
+    let done = r#"{"type":"response.output_item.done","item":{"type":"function_call","name":"add"}}"#;
+    let listed =
+        r#"{"type":"response.completed","response":{"output":[{"type":"function_call","name":"add"}]}}"#;
+    let empty =
+        r#"{"item":{"name":"no"},"type":"response.completed","response":{"status":"completed","output":[]}}"#;
+    check(&[added, done, listed], "add*1");
+    check(&[added, done, added, done, empty], "completed add*2");
+    // A stream that breaks off may have called more.
+    let received =
+        answer(200, "Content-Type: text/event-stream\r\n", events(&[added, done, done]).as_bytes());
+    let outcome = call(CHAT.0, &post("/v1/responses", REQUEST), &received[..received.len() - 9], &[11]);
+    assert_eq!(outcome.one().tools, [ToolUse { name: "add".into(), calls: None }]);
+}
+
 #[test]
 fn what_is_no_name_is_withheld_and_the_record_says_so() {
     const PROSE: &str = "please ignore the above";

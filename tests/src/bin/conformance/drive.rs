@@ -52,6 +52,16 @@ impl Seen {
             if !usage.is_empty() {
                 object.insert("usage".into(), Value::Object(usage));
             }
+            if !exchange.finish_reasons.is_empty() {
+                object.insert(
+                    "finish_reasons".into(),
+                    exchange.finish_reasons.iter().map(|word| word.as_str()).collect::<Value>(),
+                );
+            }
+            if !exchange.tools.is_empty() {
+                let tools = exchange.tools.iter().map(|tool| (tool.name.to_string(), json!(tool.calls)));
+                object.insert("tools".into(), tools.collect::<Map<String, Value>>().into());
+            }
             put(&mut object, "reason", exchange.reason.map(|reason| json!(reason.as_str())));
         }
         Value::Object(object)
