@@ -15,6 +15,7 @@ use e2e::toolbox::{Toolbox, workspace};
 use serde_json::Value;
 
 use crate::measure::{Ratio, median};
+use crate::report::Report;
 
 /// Pairs per round.
 const PAIRS: u64 = 1_500;
@@ -117,7 +118,7 @@ struct Ai {
 type Compared = Vec<(f64, f64)>;
 
 /// Runs `rounds` interleaved rounds of: no daemon, bare probes, daemon.
-pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
+pub(crate) fn run(rounds: usize, report: &mut Report) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let _awake = Awake::start()?;
     let python = Toolbox::get().python.as_ref().context("Python")?;
@@ -158,28 +159,30 @@ pub(crate) fn run(rounds: usize) -> anyhow::Result<()> {
     }
     eprintln!();
     std::fs::remove_file(&stranger)?;
-    println!("## CPU added per write+read pair of an AI process (aim: at most 1.3 x a bare probe pair)");
-    show("small writes", &small);
-    show("writes of 16 KB", &large);
-    println!("## Processes without AI sessions, with / without the daemon (aim: at most 1.01)");
-    println!("executable used for AI elsewhere, first round  {}", Ratio::of(&first));
-    println!("executable used for AI elsewhere, later        {}", Ratio::of(&settled));
-    println!("executable never used for AI                   {}", Ratio::of(&never));
+    report.section("CPU added per write+read pair of an AI process", "at most 1.3 x a bare probe pair");
+    small.report("small writes", report);
+    large.report("writes of 16 KB", report);
+    report.section("Processes without AI sessions, with / without the daemon", "at most 1.01");
+    report.row("executable used for AI elsewhere, first round", &Ratio::of(&first).figures());
+    report.row("executable used for AI elsewhere, later", &Ratio::of(&settled).figures());
+    report.row("executable never used for AI", &Ratio::of(&never).figures());
     Ok(())
 }
 
-fn show(what: &str, ai: &Ai) {
-    let added =
-        |with: &[f64]| -> Vec<f64> { with.iter().zip(&ai.none).map(|(with, none)| with - none).collect() };
-    let (bare, daemon) = (added(&ai.bare), added(&ai.daemon));
-    let ratios: Compared = bare.iter().copied().zip(daemon.iter().copied()).collect();
-    println!(
-        "{what}: without anything {:.2} us, bare entry+return {:+.2} us, daemon {:+.2} us: {} of bare",
-        median(&ai.none) / 1e3,
-        median(&bare) / 1e3,
-        median(&daemon) / 1e3,
-        Ratio::of(&ratios)
-    );
+impl Ai {
+    fn report(&self, name: &str, report: &mut Report) {
+        let added = |with: &[f64]| -> Vec<f64> {
+            with.iter().zip(&self.none).map(|(with, none)| with - none).collect()
+        };
+        let (bare, daemon) = (added(&self.bare), added(&self.daemon));
+        let ratios: Compared = bare.iter().copied().zip(daemon.iter().copied()).collect();
+        let times = [
+            ("us without anything", Some(median(&self.none) / 1e3)),
+            ("us bare adds", Some(median(&bare) / 1e3)),
+            ("us daemon adds", Some(median(&daemon) / 1e3)),
+        ];
+        report.row(name, &[&times[..], &Ratio::of(&ratios).figures()].concat());
+    }
 }
 
 /// The interpreter as another executable: beside the original, so that it finds its library.

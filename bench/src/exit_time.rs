@@ -9,6 +9,8 @@ use e2e::daemon::Daemon;
 use e2e::lab::Lab;
 use e2e::toolbox::Toolbox;
 
+use crate::report::Report;
+
 /// Each process resolves a provider's name, makes one session, then waits for its input to end.
 const SCRIPT: &str = r#"
 import socket, ssl, sys
@@ -19,7 +21,7 @@ sys.stdin.read()
 "#;
 
 /// Arms `processes` processes, then stops the daemon.
-pub(crate) fn run(processes: usize) -> anyhow::Result<()> {
+pub(crate) fn run(processes: usize, report: &mut Report) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
     let python = Toolbox::get().python.as_ref().context("Python")?;
@@ -44,8 +46,12 @@ pub(crate) fn run(processes: usize) -> anyhow::Result<()> {
     }
     let started = Instant::now();
     let code = daemon.stop()?;
-    println!("## Exit time with armed processes");
-    println!("{count} armed processes: SIGTERM to exit {code} in {:.2} s", started.elapsed().as_secs_f64());
+    let seconds = started.elapsed().as_secs_f64();
+    report.section("Exit time with armed processes", "");
+    report.row(
+        &format!("{count} armed processes, SIGTERM to the exit"),
+        &[("s", Some(seconds)), ("exit code", Some(f64::from(code)))],
+    );
     for child in &mut children {
         if let Some(mut input) = child.stdin.take() {
             let _ = input.flush();

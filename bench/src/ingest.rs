@@ -14,12 +14,13 @@ use meter::workload::{ProcessKey, Workload};
 use store::{GroupKey, Layout, ListQuery, Options, UsageQuery};
 
 use crate::measure::seconds_per_run;
+use crate::report::Report;
 
 const RECORDS: u64 = 50_000;
 const BATCH: u64 = 250;
 
 /// Commits [`RECORDS`] records in batches, then lists and sums them.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
     let dir = tempfile::tempdir()?;
     let layout = Layout { state_dir: dir.path().join("state"), key_dir: dir.path().join("keys") };
     let tenant = TenantName::new(TenantName::DEFAULT).context("a tenant")?;
@@ -36,24 +37,24 @@ pub(crate) fn run() -> anyhow::Result<()> {
         }
     }
     let seconds = started.elapsed().as_secs_f64();
-    println!("## Store");
     #[expect(clippy::cast_precision_loss, reason = "printed")]
     let (rate, per_batch) = (RECORDS as f64 / seconds, seconds * BATCH as f64 / RECORDS as f64);
-    println!(
-        "ingest: {rate:.0} durable records/s in batches of {BATCH}; a batch takes x{:.1} of one fsync here",
-        per_batch / fsync
+    report.section("Store", "");
+    report.row(
+        &format!("ingest in batches of {BATCH}"),
+        &[("durable records/s", Some(rate)), ("a batch x one fsync", Some(per_batch / fsync))],
     );
     let reader = stores.reader(&tenant).context("a reader")?;
     let list = seconds_per_run(Duration::from_secs(1), || {
         let page = reader.list(&ListQuery { limit: 1_000, descending: true, ..ListQuery::default() });
         assert_eq!(page.map(|page| page.records.len()).unwrap_or_default(), 1_000);
     });
-    println!("list of the newest 1,000 of {RECORDS}: {:.2} ms", list * 1e3);
+    report.row(&format!("list of the newest 1,000 of {RECORDS}"), &[("ms", Some(list * 1e3))]);
     let query = UsageQuery { group_by: vec![GroupKey::Team, GroupKey::Model], ..UsageQuery::default() };
     let usage = seconds_per_run(Duration::from_secs(1), || {
         assert!(reader.usage(&query).is_ok_and(|rows| !rows.is_empty()));
     });
-    println!("spend by team and model over all of them, from roll-ups: {:.2} ms", usage * 1e3);
+    report.row("spend by team and model of all, from roll-ups", &[("ms", Some(usage * 1e3))]);
     Ok(())
 }
 

@@ -10,12 +10,13 @@ use e2e::lab::Lab;
 use e2e::toolbox::{Toolbox, lab_dir, which, workspace};
 
 use crate::measure::quantile;
+use crate::report::Report;
 
 const DIRECT: &str = "https://api.openai.com/v1";
 const PROXY: &str = "http://127.0.0.1:14001/v1";
 
-/// Runs blocks of calls in turn and prints the percentiles of each side.
-pub(crate) fn run(calls: usize, with_proxy: bool) -> anyhow::Result<()> {
+/// Runs blocks of calls in turn and reports the percentiles of each side.
+pub(crate) fn run(calls: usize, with_proxy: bool, report: &mut Report) -> anyhow::Result<()> {
     const BLOCKS: usize = 4;
     let lab = Lab::new(&["http/1.1"]);
     let proxy = if with_proxy { Some(Proxy::start(&lab)?) } else { None };
@@ -35,11 +36,12 @@ pub(crate) fn run(calls: usize, with_proxy: bool) -> anyhow::Result<()> {
         }
     }
     eprintln!();
-    println!("## Latency of a call of the Python OpenAI SDK (ms)");
+    report.section("Latency of a call of the Python OpenAI SDK", "");
     let base = quantile(&sides[0].1, 0.5);
     for (name, times) in &sides {
         let (p50, p99) = (quantile(times, 0.5), quantile(times, 0.99));
-        println!("{name:24} p50 {p50:7.2}   p99 {p99:7.2}   p50 x{:.2} of direct", p50 / base);
+        let of_direct = ("p50 x direct", Some(p50 / base));
+        report.row(name, &[("p50 ms", Some(p50)), ("p99 ms", Some(p99)), of_direct]);
     }
     Ok(())
 }

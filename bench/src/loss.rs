@@ -6,11 +6,13 @@ use e2e::lab::Lab;
 use e2e::toolbox::{Toolbox, workspace};
 use serde_json::Value;
 
+use crate::report::Report;
+
 /// Requests of 1 MiB.
 const REQUESTS: u64 = 512;
 
 /// Floods one session and compares the client's count with the kernel's.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
     let python = Toolbox::get().python.as_ref().context("Python")?;
@@ -31,26 +33,40 @@ pub(crate) fn run() -> anyhow::Result<()> {
         ))
     };
     let before = counters()?;
-    let report = flood(REQUESTS)?;
+    let flooded = flood(REQUESTS)?;
     let after = counters()?;
     let grown =
         |name: &str| after[name].as_u64().unwrap_or(0).saturating_sub(before[name].as_u64().unwrap_or(0));
-    let sent = report["sent"].as_u64().context("bytes sent")?;
-    let seconds = report["seconds"].as_f64().context("seconds")?;
+    let sent = flooded["sent"].as_u64().context("bytes sent")?;
+    let seconds = flooded["seconds"].as_f64().context("seconds")?;
     let (seen, emitted, lost) = (
         grown("kernel_ai_bytes_seen"),
         grown("kernel_ai_bytes_emitted"),
         grown("kernel_lost_content_ring_full_bytes"),
     );
     let faults = grown("kernel_lost_user_fault_bytes") + grown("kernel_call_tail_bytes_skipped");
-    println!("## Loss under unthrottled 16 KB writes (aim: below 1 %, all accounted)");
-    #[expect(clippy::cast_precision_loss, reason = "printed")]
-    let (rate, share) = (sent as f64 / seconds / 1e6, lost as f64 * 100.0 / seen.max(1) as f64);
-    println!(
-        "client wrote {sent} bytes at {rate:.0} MB/s; seen {seen} (with the answers), emitted {emitted}, lost {lost} ({share:.3} %)"
-    );
+    report.section("Loss under unthrottled 16 KB writes", "below 1 %, nothing unaccounted");
     let rest = i128::from(seen) - i128::from(emitted) - i128::from(lost) - i128::from(faults);
-    println!("unaccounted: {rest} bytes");
+    #[expect(clippy::cast_precision_loss, reason = "printed")]
+    let [rate, share, seen, emitted, lost, rest] = [
+        sent as f64 / seconds / 1e6,
+        lost as f64 * 100.0 / seen.max(1) as f64,
+        seen as f64,
+        emitted as f64,
+        lost as f64,
+        rest as f64,
+    ];
+    report.row(
+        "requests and the answers to them",
+        &[
+            ("MB/s written", Some(rate)),
+            ("bytes seen", Some(seen)),
+            ("bytes emitted", Some(emitted)),
+            ("bytes lost", Some(lost)),
+            ("% lost", Some(share)),
+            ("bytes unaccounted", Some(rest)),
+        ],
+    );
     daemon.stop()?;
     Ok(())
 }

@@ -11,17 +11,23 @@ mod measure;
 mod memory;
 mod metering;
 mod node_cost;
+mod report;
 mod tap_share;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use report::Report;
+
 #[derive(Parser)]
 #[command(about = "Measures Venturi's performance promises")]
 struct Arguments {
     #[command(subcommand)]
     bench: Bench,
+    /// One JSON object per figure's row, instead of tables.
+    #[arg(long, global = true)]
+    json: bool,
 }
 
 #[derive(Subcommand)]
@@ -81,7 +87,8 @@ enum Bench {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse().bench) {
+    let arguments = Arguments::parse();
+    match run(&arguments.bench, &mut Report::new(arguments.json)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("bench: {error:#}");
@@ -90,43 +97,44 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(bench: &Bench) -> anyhow::Result<()> {
+fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
     match bench {
-        Bench::App { rounds } => app_cost::run(*rounds),
-        Bench::Node { pairs, noise } => node(*pairs, *noise),
-        Bench::Tap { seconds } => tap_share::run(*seconds),
-        Bench::Latency { calls, no_litellm } => latency::run(*calls, !no_litellm),
-        Bench::Loss => loss::run(),
-        Bench::Meter => metering::run(),
-        Bench::Store => ingest::run(),
-        Bench::Memory => memory::run(),
-        Bench::Exit { processes } => exit_time::run(*processes),
+        Bench::App { rounds } => app_cost::run(*rounds, report),
+        Bench::Node { pairs, noise } => node(*pairs, *noise, report),
+        Bench::Tap { seconds } => tap_share::run(*seconds, report),
+        Bench::Latency { calls, no_litellm } => latency::run(*calls, !no_litellm, report),
+        Bench::Loss => loss::run(report),
+        Bench::Meter => metering::run(report),
+        Bench::Store => ingest::run(report),
+        Bench::Memory => memory::run(report),
+        Bench::Exit { processes } => exit_time::run(*processes, report),
         Bench::All => {
-            metering::run()?;
-            ingest::run()?;
-            app_cost::run(9)?;
-            latency::run(100, true)?;
-            loss::run()?;
-            memory::run()?;
-            exit_time::run(100)?;
-            tap_share::run(180)?;
-            node(20, true)?;
-            node(20, false)
+            metering::run(report)?;
+            ingest::run(report)?;
+            app_cost::run(9, report)?;
+            latency::run(100, true, report)?;
+            loss::run(report)?;
+            memory::run(report)?;
+            exit_time::run(100, report)?;
+            tap_share::run(180, report)?;
+            node(20, true, report)?;
+            node(20, false, report)
         }
         Bench::Serve { address } => node_cost::serve(*address),
     }
 }
 
-fn node(pairs: usize, noise: bool) -> anyhow::Result<()> {
+fn node(pairs: usize, noise: bool, report: &mut Report) -> anyhow::Result<()> {
     let sides: &[(&str, Option<&str>)] = if noise {
         &[("noise: no daemon on either side", None)]
     } else {
         &[("at rest", Some("")), ("tap always open", Some("[capture]\ntap = \"always\"\n"))]
     };
     for (name, config) in sides {
-        println!("## What the node pays, {name} (time per step with / without the daemon)");
+        let title = format!("What the node pays, {name}, time per step with / without the daemon");
+        report.section(&title, "at most 1.01");
         for (load, ratio) in node_cost::run(pairs, *config)? {
-            println!("{load:32} {ratio}");
+            report.row(&load, &ratio.figures());
         }
     }
     Ok(())

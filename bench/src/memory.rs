@@ -5,27 +5,30 @@ use e2e::clients::{self, Call, Client};
 use e2e::daemon::Daemon;
 use e2e::lab::Lab;
 
-/// Prints the PSS of main and attacher before and after 2,000 calls.
-pub(crate) fn run() -> anyhow::Result<()> {
+use crate::report::Report;
+
+/// Reports the PSS of main and attacher before and after 2,000 calls.
+pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
     let lab = Lab::new(&["http/1.1"]);
     let daemon = Daemon::start(lab.path(), "")?;
-    println!("## Memory (PSS, MiB; aim: at most 40 idle, both processes)");
-    report("idle", &daemon)?;
+    report.section("Memory, proportional set size in MiB", "at most 40 idle, both processes");
+    measure("idle", &daemon, report)?;
     let calls: Vec<Call> =
         (0..2_000).map(|seed| Call::new("chat", seed % 2 == 0, 1_000_000 + seed)).collect();
     clients::run(Client::PythonHttpx, &lab.world, lab.path(), &calls)?;
     daemon.calls_until(|records| records.len() >= 1_900)?;
-    report("after 2,000 calls", &daemon)?;
+    measure("after 2,000 calls", &daemon, report)?;
     daemon.stop()?;
     Ok(())
 }
 
-fn report(when: &str, daemon: &Daemon) -> anyhow::Result<()> {
+fn measure(when: &str, daemon: &Daemon, report: &mut Report) -> anyhow::Result<()> {
     let main = daemon.child.id();
     let children = std::fs::read_to_string(format!("/proc/{main}/task/{main}/children"))?;
     let attacher: u32 = children.split_whitespace().next().context("the attacher")?.parse()?;
     let (main, attacher) = (pss_mib(main)?, pss_mib(attacher)?);
-    println!("{when:20} venturid {main:6.1}   venturi-attach {attacher:6.1}   sum {:6.1}", main + attacher);
+    let sum = Some(main + attacher);
+    report.row(when, &[("venturid", Some(main)), ("venturi-attach", Some(attacher)), ("sum", sum)]);
     Ok(())
 }
 

@@ -1,7 +1,14 @@
-//! Meter throughput and allocations on one core, exchanges as they are served, beside the limits of the same run: a
-//! copy of the bytes, a full `simd-json` parse of the JSON in them, `httparse` on the heads or the `h2` crate on the
-//! frames, and `flate2` on what is compressed. Then recorded exchanges, where they lie beside the repository. A ratio
-//! above 1 says that the meter is the faster of the two.
+//! Meter throughput and allocations on one core, exchanges as they are served, beside what other code takes for the same
+//! bytes. All of them take turns. A ratio above 1 says that the meter is the faster of the two.
+//!
+//! - `simd-json`: every JSON document of both directions, unframed and unpacked, parsed into a borrowed value;
+//! - `flate2`, where answers are compressed: unpacking alone;
+//! - `flate2 + simd-json`: unpacking and then parsing, so that the other too begins with the bytes of the wire;
+//! - `memcpy`: all bytes of the exchange;
+//! - `httparse`: the two heads of HTTP/1.1 alone; `h2`: all frames of HTTP/2, by the crate of that name.
+//!
+//! First calls that are made here, one after the other on one connection; then recorded ones, where they lie beside the
+//! repository, each on a connection of its own.
 
 mod calls;
 mod limits;
@@ -23,57 +30,84 @@ use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
 
 use crate::allocations;
-use crate::measure::seconds_per_run;
+use crate::measure::{Turns, side, take_turns};
+use crate::report::{Figure, Report};
 use wire::{Connection, Shape};
 
+/// How long each side of a comparison is measured.
 const SPAN: Duration = Duration::from_millis(1_500);
 
 /// Exchanges over which allocations are counted.
 const COUNTED: u64 = 200;
 
-/// Prints one line per shape.
-pub(crate) fn run() -> anyhow::Result<()> {
-    println!("## Meter, one core (aim: at least 0.5 x simd-json, above 1 on streamed answers)");
-    println!(
-        "{:40} {:>7} {:>11} {:>11} {:>11} {:>9} {:>10} {:>7} {:>9}",
-        "shape",
-        "MB/s",
-        "exchanges/s",
-        "allocations",
-        "x simd-json",
-        "x memcpy",
-        "x httparse",
-        "x h2",
-        "x flate2"
-    );
+/// Measures every shape, then the recordings.
+pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
+    report.section("Meter, one core", "at least 0.5 x simd-json, above 1 on streamed answers");
     for shape in calls::shapes()? {
-        let Shape { name, documents, heads, packed, .. } = &shape;
-        let megabytes = (shape.connection.sent.len() + shape.connection.received.len()) as f64 / 1e6;
-        let (meter, allocations) = meter(&shape)?;
-        let parsed = seconds_per_run(SPAN, || limits::parse(documents));
-        let copied = limits::copy_seconds(SPAN / 4, &shape.connection);
-        let of_meter = |seconds: Option<f64>| {
-            seconds.map_or_else(|| "-".to_owned(), |seconds| format!("{:.3}", seconds / meter))
-        };
-        let headed = heads.as_ref().map(|heads| seconds_per_run(SPAN / 4, || limits::read_heads(heads)));
-        let framed = match heads {
-            None if shape.connection.streams.is_some() => Some(limits::h2_seconds(SPAN, &shape.connection)?),
-            _ => None,
-        };
-        let unpacked = packed.as_ref().map(|packed| seconds_per_run(SPAN / 2, || limits::unpack(packed)));
-        println!(
-            "{name:40} {:7.0} {:11.0} {allocations:11.1} {:11.2} {:9.3} {:>10} {:>7} {:>9}",
-            megabytes / meter,
-            1.0 / meter,
-            parsed / meter,
-            copied / meter,
-            of_meter(headed),
-            of_meter(framed),
-            of_meter(unpacked)
-        );
+        measure(&shape, report)?;
     }
-    recorded::run()
+    recorded::run(report)
 }
+
+fn measure(shape: &Shape, report: &mut Report) -> anyhow::Result<()> {
+    let Shape { name, documents, heads, packed, connection, .. } = shape;
+    let mut metered = Metered::new(shape)?;
+    let mut sides = vec![
+        side(|| metered.exchange()),
+        side(|| limits::parse(documents)),
+        limits::copy(&[&connection.sent[..], &connection.received].concat()),
+    ];
+    let mut columns = vec!["x simd-json", "x memcpy"];
+    if let Some(heads) = heads {
+        columns.push("x httparse");
+        sides.push(side(|| limits::read_heads(heads)));
+    } else if connection.streams.is_some() {
+        columns.push("x h2");
+        sides.push(Box::new(|span| limits::h2_seconds(span, connection)));
+    }
+    if let Some(packed) = packed {
+        columns.extend(["x flate2", "x flate2 + simd-json"]);
+        sides.push(side(|| limits::unpack(packed)));
+        sides.push(side(|| {
+            limits::unpack(packed);
+            limits::parse(documents);
+        }));
+    }
+    let turns = take_turns(SPAN, &mut sides)?;
+    drop(sides);
+    let allocations = metered.allocations();
+    metered.check(name)?;
+    let [meter, peers @ ..] = turns.as_slice() else { anyhow::bail!("nothing was measured") };
+    let megabytes = (connection.sent.len() + connection.received.len()) as f64 / 1e6;
+    report.row(name, &figures(megabytes, 1.0, meter.seconds, allocations, columns.iter().zip(peers)));
+    Ok(())
+}
+
+/// Columns of both tables, of a run of `exchanges` that took `seconds`.
+fn figures<'a>(
+    megabytes: f64,
+    exchanges: f64,
+    seconds: f64,
+    allocations: f64,
+    peers: impl Iterator<Item = (&'a &'static str, &'a Turns)>,
+) -> Vec<Figure> {
+    let mut ratios: Vec<Figure> = PEERS.iter().map(|peer| (*peer, None)).collect();
+    for (peer, turns) in peers {
+        for (_, ratio) in ratios.iter_mut().filter(|(name, _)| name == peer) {
+            *ratio = Some(turns.of_first);
+        }
+    }
+    let own = [
+        ("MB/s", Some(megabytes / seconds)),
+        ("exchanges/s", Some(exchanges / seconds)),
+        ("allocations", Some(allocations)),
+    ];
+    own.into_iter().chain(ratios).collect()
+}
+
+/// What the meter is compared with.
+const PEERS: [&str; 6] =
+    ["x simd-json", "x flate2", "x flate2 + simd-json", "x memcpy", "x httparse", "x h2"];
 
 /// A pipeline as the daemon has it.
 fn pipeline(detect_by_path: bool) -> anyhow::Result<Pipeline> {
@@ -88,19 +122,6 @@ fn pipeline(detect_by_path: bool) -> anyhow::Result<Pipeline> {
         detect_by_path,
         fence_panics: true,
     }))
-}
-
-/// Seconds and allocations per exchange, pipeline, attribution and price included: session of a known host that is
-/// kept alive, pieces of 16 KB.
-fn meter(shape: &Shape) -> anyhow::Result<(f64, f64)> {
-    let mut metered = Metered::new(shape)?;
-    let seconds = seconds_per_run(SPAN, || metered.exchange());
-    let before = allocations::made();
-    (0..COUNTED).for_each(|_| metered.exchange());
-    let allocations = (allocations::made() - before) as f64 / COUNTED as f64;
-    let Metered { records, exchanges, .. } = metered;
-    anyhow::ensure!(records == exchanges, "{}: {records} whole records of {exchanges} exchanges", shape.name);
-    Ok((seconds, allocations))
 }
 
 /// A session that has the same exchange again and again.
@@ -132,11 +153,27 @@ impl Metered {
         pipeline.handle(opened, Moment(1));
         let connection = shape.connection.clone();
         let mut metered = Metered { pipeline, connection, ends: [0; 2], now: 1, exchanges: 0, records: 0 };
+        // Pieces of 16 KB, as TLS records hand them out.
         let [sent, received] = shape.connection.opening.clone();
         metered.chunk(Direction::Sent, &sent);
         metered.chunk(Direction::Received, &received);
         while metered.pipeline.poll().is_some() {}
         Ok(metered)
+    }
+
+    /// Allocations per exchange: pipeline, attribution and price included, of a known host and a session that is kept
+    /// alive.
+    fn allocations(&mut self) -> f64 {
+        let before = allocations::made();
+        (0..COUNTED).for_each(|_| self.exchange());
+        (allocations::made() - before) as f64 / COUNTED as f64
+    }
+
+    /// That each exchange became a record with counts.
+    fn check(&self, name: &str) -> anyhow::Result<()> {
+        let Metered { records, exchanges, .. } = self;
+        anyhow::ensure!(records == exchanges, "{name}: {records} whole records of {exchanges} exchanges");
+        Ok(())
     }
 
     fn exchange(&mut self) {

@@ -16,20 +16,23 @@ use rustls::{ClientConfig, ClientConnection, RootCertStore};
 
 use crate::link::Link;
 use crate::node_cost::Server;
+use crate::report::Report;
 
 /// Far addresses: the first is the provider's.
 const HOSTS: u8 = 41;
 /// Pause between two connections.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Runs the load for `seconds` and prints the share of each minute.
-pub(crate) fn run(seconds: u64) -> anyhow::Result<()> {
+/// Runs the load for `seconds` and reports the share of each minute.
+pub(crate) fn run(seconds: u64, report: &mut Report) -> anyhow::Result<()> {
     let link = Link::new(HOSTS)?;
     let _server = Server::start("0.0.0.0:443".parse()?, Some(link.namespace))?;
     let dir = tempfile::tempdir()?;
     let started = Instant::now();
     let daemon = Daemon::start(dir.path(), "")?;
-    println!("## Share of time that a tap is open, {HOSTS} hosts, 10 connections a second of unknown name");
+    let title =
+        format!("Share of time that a tap is open, {HOSTS} hosts, 10 connections a second of unknown name");
+    report.section(&title, "");
     let mut reached = (Instant::now(), open(&daemon, started)?);
     let daemon_started = started;
     let started = Instant::now();
@@ -45,28 +48,31 @@ pub(crate) fn run(seconds: u64) -> anyhow::Result<()> {
             pause();
         }
         if started.elapsed() >= Duration::from_secs(60 * minute) {
-            reached = report(&daemon, minute, reached, daemon_started)?;
+            reached = share(&daemon, minute, reached, daemon_started, report)?;
             minute += 1;
         }
     }
     if started.elapsed() < Duration::from_secs(60) {
-        report(&daemon, minute, reached, daemon_started)?;
+        share(&daemon, minute, reached, daemon_started, report)?;
     }
-    println!("{made} connections, {} times opened", number(&daemon, "opened")?);
+    #[expect(clippy::cast_precision_loss, reason = "printed")]
+    let made = made as f64;
+    report.row("in all", &[("connections", Some(made)), ("times opened", Some(number(&daemon, "opened")?))]);
     daemon.stop()?;
     Ok(())
 }
 
-/// Prints the share since `since`; returns this moment with the open time until now.
-fn report(
+/// Reports the share since `since`; returns this moment with the open time until now.
+fn share(
     daemon: &Daemon,
     minute: u64,
     since: (Instant, f64),
     daemon_started: Instant,
+    report: &mut Report,
 ) -> anyhow::Result<(Instant, f64)> {
     let now = (Instant::now(), open(daemon, daemon_started)?);
     let share = (now.1 - since.1) / (now.0 - since.0).as_secs_f64() * 100.0;
-    println!("minute {minute}: {share:.1} %");
+    report.row(&format!("minute {minute}"), &[("% of the time", Some(share))]);
     Ok(now)
 }
 

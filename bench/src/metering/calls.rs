@@ -49,17 +49,72 @@ pub(super) fn shapes() -> anyhow::Result<Vec<Shape>> {
     ])
 }
 
+/// What the official clients of OpenAI and Anthropic send with every request, but for the credential.
 fn request_fields(client: &str) -> Vec<(&'static str, String)> {
-    vec![
-        ("authorization", "Bearer sk-bench".to_owned()),
-        ("content-type", "application/json".to_owned()),
-        ("user-agent", client.to_owned()),
-    ]
+    let fields = [
+        ("accept", "application/json"),
+        ("accept-encoding", "gzip, deflate"),
+        ("content-type", "application/json"),
+        ("user-agent", client),
+        ("x-stainless-arch", "x64"),
+        ("x-stainless-async", "false"),
+        ("x-stainless-lang", "python"),
+        ("x-stainless-os", "Linux"),
+        ("x-stainless-package-version", "3.54.0"),
+        ("x-stainless-read-timeout", "600"),
+        ("x-stainless-retry-count", "0"),
+        ("x-stainless-runtime", "CPython"),
+        ("x-stainless-runtime-version", "3.13.1"),
+    ];
+    fields.map(|(name, value)| (name, value.to_owned())).to_vec()
 }
 
-fn response_fields(kind: &str) -> Vec<(&'static str, String)> {
-    vec![("content-type", kind.to_owned()), ("x-request-id", "req_0123456789abcdef".to_owned())]
+/// What OpenAI answers with, as of 2025-11.
+fn response_fields() -> Vec<(&'static str, String)> {
+    let fields = [
+        ("date", "Wed, 12 Nov 2025 14:55:14 GMT"),
+        ("content-type", "application/json"),
+        ("openai-organization", "org-0123456789abcdef"),
+        ("openai-processing-ms", "625"),
+        ("openai-project", "proj_0123456789abcdef"),
+        ("openai-version", "2020-10-01"),
+        ("x-envoy-upstream-service-time", "640"),
+        ("x-ratelimit-limit-requests", "30000"),
+        ("x-ratelimit-limit-tokens", "150000000"),
+        ("x-ratelimit-remaining-requests", "29999"),
+        ("x-ratelimit-remaining-tokens", "149999990"),
+        ("x-ratelimit-reset-requests", "2ms"),
+        ("x-ratelimit-reset-tokens", "0s"),
+        ("x-request-id", "req_430a9dd3a94b4a5cb0ab660e6bf61b2a"),
+        ("server", "cloudflare"),
+        ("cf-ray", "99d6de818c59d66b-IAD"),
+    ];
+    fields.map(|(name, value)| (name, value.to_owned())).to_vec()
 }
+
+/// What Anthropic answers with, as of 2025-10.
+fn anthropic_response_fields() -> Vec<(&'static str, String)> {
+    let fields = [
+        ("date", "Sat, 25 Oct 2025 07:45:48 GMT"),
+        ("content-type", "application/json"),
+        ("anthropic-ratelimit-requests-limit", "1000"),
+        ("anthropic-ratelimit-requests-remaining", "999"),
+        ("anthropic-ratelimit-requests-reset", "2025-10-25T07:45:45Z"),
+        ("anthropic-ratelimit-tokens-limit", "120000"),
+        ("anthropic-ratelimit-tokens-remaining", "120000"),
+        ("anthropic-ratelimit-tokens-reset", "2025-10-25T07:45:48Z"),
+        ("request-id", "req_011CUTYZriFsb8NeDTUHeZ8x"),
+        ("anthropic-organization-id", "00000000-0123-4567-89ab-0123456789ab"),
+        ("via", "1.1 google"),
+        ("server", "cloudflare"),
+        ("cf-ray", "994018a289c0eb24-SJC"),
+    ];
+    fields.map(|(name, value)| (name, value.to_owned())).to_vec()
+}
+
+/// A key as long as real ones.
+const KEY: &str = "sk-proj-0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghijklmnopqr\
+                   stuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789abcdefghijklmno";
 
 const EVENTS: &str = "text/event-stream; charset=utf-8";
 
@@ -83,9 +138,13 @@ fn openai(name: &'static str) -> Call {
         name,
         host: "api.openai.com",
         target: "/v1/chat/completions",
-        request_fields: request_fields("OpenAI/Python 3.54.0"),
+        request_fields: [
+            request_fields("OpenAI/Python 3.54.0"),
+            vec![("authorization", format!("Bearer {KEY}"))],
+        ]
+        .concat(),
         request_body: Vec::new(),
-        response_fields: response_fields("application/json"),
+        response_fields: response_fields(),
         writes: Vec::new(),
         documents: Vec::new(),
         packed: false,
@@ -144,7 +203,12 @@ fn messages_streamed(name: &'static str, events: usize) -> Call {
     let call = Call {
         host: "api.anthropic.com",
         target: "/v1/messages",
-        request_fields: request_fields("Anthropic/Python 0.72.0"),
+        request_fields: [
+            request_fields("Anthropic/Python 0.72.0"),
+            vec![("anthropic-version", "2023-06-01".to_owned()), ("x-api-key", KEY.to_owned())],
+        ]
+        .concat(),
+        response_fields: anthropic_response_fields(),
         request_body: json!({"model": "claude-sonnet-4-20250514", "max_tokens": 1024, "stream": true,
             "messages": [{"role": "user", "content": "Summarise this."}]})
         .to_string()
@@ -211,7 +275,11 @@ fn streamed(call: Call, events: impl Iterator<Item = Value>, named: bool) -> Cal
         writes.push(format!("{name}data: {document}\n\n").into_bytes());
         documents.push(document.into_bytes());
     }
-    Call { writes, documents, response_fields: response_fields(EVENTS), ..call }
+    let mut response_fields = call.response_fields;
+    for (_, value) in response_fields.iter_mut().filter(|(name, _)| *name == "content-type") {
+        EVENTS.clone_into(value);
+    }
+    Call { writes, documents, response_fields, ..call }
 }
 
 /// The same, compressed as one gzip member that is flushed with every write.

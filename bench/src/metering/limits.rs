@@ -12,7 +12,7 @@ use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::wire::Connection;
-use crate::measure::seconds_per_run;
+use crate::measure::{Side, side};
 
 /// A full parse of every document: of a copy, because an observer may not write into its only buffer.
 pub(super) fn parse(documents: &[Vec<u8>]) {
@@ -22,11 +22,11 @@ pub(super) fn parse(documents: &[Vec<u8>]) {
     }
 }
 
-/// Seconds that a copy of both directions takes.
-pub(super) fn copy_seconds(span: Duration, connection: &Connection) -> f64 {
-    let from = [&connection.sent[..], &connection.received].concat();
+/// A copy of all bytes.
+pub(super) fn copy(bytes: &[u8]) -> Side<'static> {
+    let from = bytes.to_vec();
     let mut to = vec![0; from.len()];
-    seconds_per_run(span, || {
+    side(move || {
         to.copy_from_slice(std::hint::black_box(&from));
         std::hint::black_box(&to);
     })
@@ -42,7 +42,7 @@ pub(super) fn read_heads([request, response]: &[Vec<u8>; 2]) {
     assert!(read.is_ok_and(|status| status.is_complete()));
 }
 
-/// Everything that was compressed, by `flate2`, in pieces of 16 KB.
+/// A body that was compressed with gzip, by `flate2`, in pieces of 16 KB.
 pub(super) fn unpack(packed: &[u8]) {
     let mut decoder = flate2::read::GzDecoder::new(packed);
     let mut piece = [0; 16 * 1024];

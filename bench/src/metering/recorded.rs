@@ -15,89 +15,116 @@ use meter::workload::{ProcessKey, Workload};
 
 use super::limits;
 use crate::allocations;
-use crate::measure::seconds_per_run;
+use crate::measure::{side, take_turns};
+use crate::report::Report;
 
+/// How long each side of a comparison is measured.
 const SPAN: Duration = Duration::from_millis(3_000);
 
 /// Which recordings, and how they travel.
 struct Selection {
     name: &'static str,
-    rendering: &'static str,
+    pieces: fn(&Line) -> Option<Pieces>,
     takes: fn(&Line) -> bool,
 }
 
 const SELECTIONS: &[Selection] = &[
-    Selection { name: "h1, all", rendering: "h1", takes: |_| true },
-    Selection { name: "h2, all", rendering: "h2", takes: |_| true },
-    Selection { name: "h1, event streams", rendering: "h1", takes: |line| line.protocol == "sse" },
-    Selection { name: "h2, event streams", rendering: "h2", takes: |line| line.protocol == "sse" },
-    Selection { name: "h1, compressed", rendering: "h1", takes: |line| line.wire_body.is_some() },
-    Selection { name: "WebSocket", rendering: "ws", takes: |_| true },
-    Selection { name: "gRPC", rendering: "grpc", takes: |_| true },
+    Selection { name: "h1, all", pieces: http1, takes: |_| true },
+    Selection { name: "h2, all", pieces: http2, takes: |_| true },
+    Selection { name: "h1, event streams", pieces: http1, takes: |line| line.protocol == "sse" },
+    Selection { name: "h2, event streams", pieces: http2, takes: |line| line.protocol == "sse" },
+    Selection { name: "h1, gzip", pieces: http1, takes: is_gzip },
+    Selection { name: "WebSocket", pieces: |line| rendered(line, "ws"), takes: |_| true },
+    Selection { name: "gRPC", pieces: |line| served(line, "grpc"), takes: |_| true },
 ];
+
+fn http1(line: &Line) -> Option<Pieces> {
+    rendered(line, "h1")
+}
+
+fn http2(line: &Line) -> Option<Pieces> {
+    served(line, "h2")
+}
+
+fn is_gzip(line: &Line) -> bool {
+    line.wire_body.as_ref().is_some_and(|body| body.starts_with(&GZIP))
+}
+
+/// RFC 1952, 2.3.1.
+const GZIP: [u8; 2] = [0x1f, 0x8b];
+
+/// As the conformance run has it under this name.
+fn rendered(line: &Line, wanted: &str) -> Option<Pieces> {
+    render::renderings(line).into_iter().find(|(name, _)| *name == wanted)?.1
+}
+
+/// As HTTP/2, if the conformance run has it under this name: heads are packed in all of them.
+fn served(line: &Line, wanted: &str) -> Option<Pieces> {
+    rendered(line, wanted).map(|_| render::served_as_http2(line))
+}
 
 /// Where the recordings are.
 fn recordings() -> PathBuf {
     e2e::toolbox::workspace().join("../shared/corpus/exchanges.jsonl.gz")
 }
 
-/// Prints one line per selection, or says loudly that there is nothing to measure.
-pub(super) fn run() -> anyhow::Result<()> {
+/// Measures every selection, or says loudly that there is nothing to measure.
+pub(super) fn run(report: &mut Report) -> anyhow::Result<()> {
     let path = recordings();
-    println!("\n## Meter over recorded exchanges, one core, a connection for each");
+    report.section("Meter over recorded exchanges, one core, a connection for each", "");
     if !path.exists() {
-        println!("NOT MEASURED: there are no recordings at {}", path.display());
+        report.not_measured(&format!("there are no recordings at {}", path.display()));
         return Ok(());
     }
-    println!(
-        "{:40} {:>9} {:>7} {:>11} {:>11} {:>11} {:>9}",
-        "recordings", "exchanges", "MB/s", "exchanges/s", "allocations", "x simd-json", "x memcpy"
-    );
     for selection in SELECTIONS {
-        selection.measure(&path)?;
+        selection.measure(&path, report)?;
     }
     Ok(())
 }
 
 impl Selection {
-    fn measure(&self, path: &Path) -> anyhow::Result<()> {
-        let (mut served, mut documents) = (Vec::new(), Vec::new());
+    fn measure(&self, path: &Path, report: &mut Report) -> anyhow::Result<()> {
+        let (mut served, mut documents, mut packed) = (Vec::new(), Vec::new(), Vec::new());
         for line in corpus::lines(path)? {
             let line = line?;
-            let rendered = render::renderings(&line).into_iter().find(|(name, _)| *name == self.rendering);
-            if let Some((_, Some(pieces))) = rendered
-                && (self.takes)(&line)
+            if (self.takes)(&line)
+                && let Some(pieces) = (self.pieces)(&line)
             {
                 documents.extend(json_of(&line));
                 served.push(Served { host: line.host().into(), pieces });
+                packed.extend(line.wire_body.filter(|body| body.starts_with(&GZIP)));
             }
         }
-        let bytes: Vec<&[u8]> =
-            served.iter().flat_map(|one| &one.pieces).map(|(_, bytes)| bytes.as_slice()).collect();
-        let whole = bytes.concat();
+        let whole: Vec<u8> =
+            served.iter().flat_map(|one| &one.pieces).flat_map(|(_, bytes)| bytes).copied().collect();
         let mut metered = Metered { pipeline: super::pipeline(true)?, session: 0, records: 0 };
-        let seconds = seconds_per_run(SPAN, || metered.all(&served));
+        let mut sides = vec![side(|| metered.all(&served)), limits::copy(&whole)];
+        let mut columns = vec!["x memcpy"];
+        if !documents.is_empty() {
+            columns.push("x simd-json");
+            sides.push(side(|| limits::parse(&documents)));
+        }
+        // Where some are compressed and most are not, unpacking says nothing.
+        if packed.len() == served.len() {
+            columns.extend(["x flate2", "x flate2 + simd-json"]);
+            sides.push(side(|| packed.iter().for_each(|body| limits::unpack(body))));
+            sides.push(side(|| {
+                packed.iter().for_each(|body| limits::unpack(body));
+                limits::parse(&documents);
+            }));
+        }
+        let turns = take_turns(SPAN, &mut sides)?;
+        drop(sides);
         let (before, records) = (allocations::made(), metered.records);
         metered.all(&served);
-        let allocations = (allocations::made() - before) as f64 / served.len() as f64;
+        let exchanges = served.len() as f64;
+        let allocations = (allocations::made() - before) as f64 / exchanges;
         anyhow::ensure!(metered.records > records, "{}: nothing was recorded", self.name);
-        let parsed = match documents.as_slice() {
-            [] => "-".to_owned(),
-            some => format!("{:.2}", seconds_per_run(SPAN, || limits::parse(some)) / seconds),
-        };
-        let mut to = vec![0; whole.len()];
-        let copied = seconds_per_run(SPAN / 4, || {
-            to.copy_from_slice(std::hint::black_box(&whole));
-            std::hint::black_box(&to);
-        });
-        println!(
-            "{:40} {:9} {:7.0} {:11.0} {allocations:11.1} {parsed:>11} {:9.3}",
-            self.name,
-            served.len(),
-            whole.len() as f64 / 1e6 / seconds,
-            served.len() as f64 / seconds,
-            copied / seconds,
-        );
+        let [meter, peers @ ..] = turns.as_slice() else { anyhow::bail!("nothing was measured") };
+        let megabytes = whole.len() as f64 / 1e6;
+        let name = format!("{} ({})", self.name, served.len());
+        let peers = columns.iter().zip(peers);
+        report.row(&name, &super::figures(megabytes, exchanges, meter.seconds, allocations, peers));
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! Calls as bytes on a connection that carries one after the other.
 
+use e2e::corpus::heads::Packer;
+
 use super::calls::Call;
 
 /// One call in one form, rendered once.
@@ -79,13 +81,14 @@ pub(super) fn h1(call: &Call) -> Shape {
     Shape { heads: Some([request.into_bytes(), response.into_bytes()]), ..shape(call, "h1", connection) }
 }
 
-/// HTTP/2, every write a DATA frame. The first exchange puts its fields into the tables of both directions, every
-/// later one refers to them, as clients and servers do.
+/// HTTP/2, every write a DATA frame. The first exchange puts what may come again into the tables of both directions;
+/// later ones refer to it and have the rest anew, Huffman coded, as clients and servers do.
 pub(super) fn h2(call: &Call) -> Shape {
     let [method, path] = [(":method", "POST".to_owned()), (":path", call.target.to_owned())];
     let scheme = [(":scheme", "https".to_owned()), (":authority", call.host.to_owned())];
+    let length = [("content-length", call.request_body.len().to_string())];
     let request: Vec<_> =
-        [method, path].into_iter().chain(scheme).chain(call.request_fields.clone()).collect();
+        [method, path].into_iter().chain(scheme).chain(call.request_fields.clone()).chain(length).collect();
     let response: Vec<_> =
         [(":status", "200".to_owned())].into_iter().chain(call.response_fields.clone()).collect();
     let bodies = [std::slice::from_ref(&call.request_body), &call.writes];
@@ -96,8 +99,9 @@ pub(super) fn h2(call: &Call) -> Shape {
         let mut none = Vec::new();
         frame(&mut opening[side], &mut none, SETTINGS, 0, 0, &[]);
         frame(&mut opening[side], &mut none, SETTINGS, ACK, 0, &[]);
-        put(&mut opening[side], &mut none, &defining(fields), bodies[side]);
-        put(&mut later[side], &mut places[side], &referring(fields.len()), bodies[side]);
+        let mut packer = Packer::default();
+        put(&mut opening[side], &mut none, &packer.block(fields), bodies[side]);
+        put(&mut later[side], &mut places[side], &packer.block(fields), bodies[side]);
     }
     let ([sent, received], [in_sent, in_received]) = (later, places);
     let streams = Some(Streams { last: 1, sent: in_sent, received: in_received });
@@ -159,26 +163,6 @@ fn frame(bytes: &mut Vec<u8>, places: &mut Vec<usize>, kind: u8, flags: u8, stre
     places.push(bytes.len());
     bytes.extend_from_slice(&stream.to_be_bytes());
     bytes.extend_from_slice(payload);
-}
-
-/// RFC 7541, 6.2.1: every field with its name, and into the table.
-fn defining(fields: &[(&'static str, String)]) -> Vec<u8> {
-    let mut block = Vec::new();
-    for (name, value) in fields {
-        block.push(0x40);
-        for text in [*name, value] {
-            let length = u8::try_from(text.len()).unwrap_or(u8::MAX);
-            assert!(length < 127, "a field too long for the short form");
-            block.push(length);
-            block.extend_from_slice(text.as_bytes());
-        }
-    }
-    block
-}
-
-/// RFC 7541, 6.1: the same fields by their places; the newest is the first after the 61 of the static table.
-fn referring(fields: usize) -> Vec<u8> {
-    (0..fields).rev().map(|age| 0x80 | u8::try_from(62 + age).unwrap_or(0)).collect()
 }
 
 /// RFC 6455, 5.2: a text message in one frame.

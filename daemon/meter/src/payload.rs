@@ -181,6 +181,26 @@ impl<const N: usize> Roomy<N> {
         }
     }
 
+    /// Adds what `write` puts into a place of `most` bytes, all zero; it says how many from the front. `None`, and nothing
+    /// added, if it says nothing.
+    pub fn fill(&mut self, most: usize, write: impl FnOnce(&mut [u8]) -> Option<usize>) -> Option<()> {
+        self.reserve(most);
+        let begin = self.len();
+        let place = match self.is_far() {
+            true => {
+                self.far.0.resize(begin + most, 0);
+                self.far.0.get_mut(begin..)
+            }
+            false => {
+                self.near.len += most;
+                self.near.bytes.get_mut(begin..begin + most)
+            }
+        };
+        let written = place.and_then(write);
+        self.truncate(begin + written.unwrap_or(0));
+        written.map(|_| ())
+    }
+
     /// Keeps the first `bytes`.
     pub fn truncate(&mut self, bytes: usize) {
         match self.is_far() {
@@ -257,5 +277,20 @@ mod tests {
         roomy.truncate(1);
         roomy.push(b"x");
         assert_eq!(&*roomy, b"ax");
+        for (what, begun, most) in [("near", 1, 3), ("far", 1, 30), ("far already", 9, 5)] {
+            let mut roomy = Roomy::<4>::default();
+            roomy.push(&vec![b'a'; begun]);
+            let refused = roomy.fill(most, |place| {
+                place.fill(b'x');
+                None
+            });
+            assert_eq!((refused, roomy.len()), (None, begun), "{what}");
+            let filled = roomy.fill(most, |place| {
+                assert_eq!((place.len(), place.iter().max()), (most, Some(&0)), "{what}: nothing is left");
+                place[0] = b'y';
+                Some(1)
+            });
+            assert_eq!((filled, &roomy[begun..]), (Some(()), &b"y"[..]), "{what}");
+        }
     }
 }

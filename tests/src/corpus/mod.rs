@@ -1,5 +1,6 @@
 //! Recorded exchanges: one JSON object per line, gzip or not, as far as it matters here.
 
+pub mod heads;
 pub mod render;
 mod websocket;
 

@@ -3,40 +3,47 @@
 use meter::pipeline::Direction::{self, Received, Sent};
 
 use super::Line;
+use super::heads::Packer;
 
 /// Pieces of both directions, in the order in which a process sees them.
 pub type Pieces = Vec<(Direction, Vec<u8>)>;
 
-/// Every rendering of `line` that is built; `None` for one that is not.
+/// Every rendering of `line` that is built; `None` for one that is not. Of HTTP/2, half the exchanges have their heads
+/// plain and half packed.
 pub fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
-    match line.protocol.as_str() {
-        "websocket" => return super::websocket::renderings(line),
-        "grpc" => return grpc(line),
-        _ => {}
+    if line.protocol == "websocket" {
+        return super::websocket::renderings(line);
     }
-    let (sent, received) = (request(line), response(line));
     let mut random = Random::new(&line.id);
-    let whole = vec![(Sent, sent), (Received, received)];
+    let packed = random.below(2) == 0;
+    if line.protocol == "grpc" {
+        let whole = http2(&mut random, line, packed);
+        let cut = cut_all(&mut random, &whole);
+        return vec![("grpc", Some(whole)), ("grpc-cut", Some(cut))];
+    }
+    let whole = vec![(Sent, request(line)), (Received, response(line))];
     let cut = cut_all(&mut random, &whole);
-    let (sent2, received2) = (frames(&mut random, &request_fields(line), &line.request_body, &[], true), {
-        let body =
-            if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
-        frames(&mut random, &response_fields(line), body, &[], false)
-    });
-    let whole2 = vec![(Sent, sent2), (Received, received2)];
+    let whole2 = http2(&mut random, line, packed);
     let cut2 = cut_all(&mut random, &whole2);
     vec![("h1", Some(whole)), ("h1-cut", Some(cut)), ("h2", Some(whole2)), ("h2-cut", Some(cut2))]
 }
 
-/// gRPC: HTTP/2 with trailers.
-fn grpc(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
-    let mut random = Random::new(&line.id);
-    let sent = frames(&mut random, &request_fields(line), &line.request_body, &[], true);
-    let trailers = [("grpc-status".to_owned(), "0".to_owned())];
-    let received = frames(&mut random, &response_fields(line), &line.response_body, &trailers, false);
-    let whole = vec![(Sent, sent), (Received, received)];
-    let cut = cut_all(&mut random, &whole);
-    vec![("grpc", Some(whole)), ("grpc-cut", Some(cut))]
+/// As HTTP/2 with packed heads, as all clients and servers send them; gRPC ends with trailers.
+pub fn served_as_http2(line: &Line) -> Pieces {
+    http2(&mut Random::new(&line.id), line, true)
+}
+
+fn http2(random: &mut Random, line: &Line, packed: bool) -> Pieces {
+    let body = if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
+    let status = [("grpc-status".to_owned(), "0".to_owned())];
+    let trailers: &[Field] = if line.protocol == "grpc" { &status } else { &[] };
+    let request = Message { fields: &request_fields(line), body: &line.request_body, trailers: &[] };
+    let response = Message { fields: &response_fields(line), body, trailers };
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    vec![
+        (Sent, frames(random, &request, preface, packed)),
+        (Received, frames(random, &response, Vec::new(), packed)),
+    ]
 }
 
 /// Scheme, authority and target of the URL.
@@ -144,31 +151,27 @@ fn add_fields(fields: &mut Vec<(String, String)>, recorded: &[(String, String)],
     }
 }
 
-/// One direction of a connection with one stream: settings, a head block in one frame or several, padded and plain
-/// data, and what else may stand between.
-fn frames(
-    random: &mut Random,
-    fields: &[(String, String)],
-    body: &[u8],
-    trailers: &[(String, String)],
-    client: bool,
-) -> Vec<u8> {
-    let mut bytes = if client { b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec() } else { Vec::new() };
+/// A field of a head: name and value.
+type Field = (String, String);
+
+/// What one side says on a stream.
+struct Message<'a> {
+    fields: &'a [Field],
+    body: &'a [u8],
+    trailers: &'a [Field],
+}
+
+/// One direction of a connection with one stream, behind what is in `bytes`: settings, a head block in one frame or
+/// several, padded and plain data, and what else may stand between.
+fn frames(random: &mut Random, message: &Message<'_>, mut bytes: Vec<u8>, packed: bool) -> Vec<u8> {
+    let Message { fields, body, trailers } = *message;
     frame(&mut bytes, 4, 0, 0, &[0, 3, 0, 0, 0, 100]);
     frame(&mut bytes, 8, 0, 0, &[0, 1, 0, 0]);
-    let mut block = Vec::new();
-    for (at, (name, value)) in fields.iter().enumerate() {
-        // With and without an entry in the table; the first may repeat what the table has.
-        block.push(if at % 2 == 0 { 0x40 } else { 0x00 });
-        for text in [name, value] {
-            integer(&mut block, 7, text.len());
-            block.extend_from_slice(text.as_bytes());
-        }
-        if at % 2 == 0 && at > 0 && !name.starts_with(':') {
-            // The same field once more, by its place in the table.
-            block.push(0x80 | 62);
-        }
-    }
+    let mut packer = packed.then(Packer::default);
+    let block = match &mut packer {
+        Some(packer) => packer.block(fields),
+        None => plain_block(fields, true),
+    };
     let split = if random.below(2) == 0 { block.len() } else { random.below(block.len()) };
     let (first, second) = block.split_at(split);
     let end = u8::from(body.is_empty() && trailers.is_empty());
@@ -194,20 +197,31 @@ fn frames(
         rest = later;
     }
     if !trailers.is_empty() {
-        let mut block = Vec::new();
-        for text in trailers.iter().flat_map(|(name, value)| [None, Some(name), Some(value)]) {
-            match text {
-                None => block.push(0x00),
-                Some(text) => {
-                    integer(&mut block, 7, text.len());
-                    block.extend_from_slice(text.as_bytes());
-                }
-            }
-        }
+        let block = match &mut packer {
+            Some(packer) => packer.block(trailers),
+            None => plain_block(trailers, false),
+        };
         frame(&mut bytes, 1, 1 | 4, 1, &block);
     }
     frame(&mut bytes, 4, 1, 0, &[]);
     bytes
+}
+
+/// Fields as plain literals; every other one becomes an entry of the table if any may, and is there again by its place.
+fn plain_block(fields: &[Field], indexed: bool) -> Vec<u8> {
+    let mut block = Vec::new();
+    for (at, (name, value)) in fields.iter().enumerate() {
+        let indexed = indexed && at % 2 == 0;
+        block.push(if indexed { 0x40 } else { 0x00 });
+        for text in [name, value] {
+            integer(&mut block, 7, text.len());
+            block.extend_from_slice(text.as_bytes());
+        }
+        if indexed && at > 0 && !name.starts_with(':') {
+            block.push(0x80 | 62);
+        }
+    }
+    block
 }
 
 fn frame(bytes: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {

@@ -1,7 +1,5 @@
 //! From the index and a workload to an owner: pick the tenant, then the owner within it.
 
-use smallvec::SmallVec;
-
 use super::combine::{self, Signal};
 use super::confidence::{Band, Confidence, SelfAsserted};
 use super::index::{NumberedRule, SubIndex};
@@ -13,28 +11,52 @@ use super::{
 use crate::time::UnixNanos;
 use crate::workload::{Workload, WorkloadEvidence};
 
-/// Who answers for a call of `workload` to `host` at `now` (the time of the call), by `index`. Never fails: without an
-/// answer it says why.
+/// Who answers for a call of `workload` to `host`, by `index` as it is at `now`. Never fails: without an answer it says
+/// why.
 pub fn attribute(host: Option<&str>, workload: &Workload, index: &OwnerIndex, now: UnixNanos) -> Attribution {
     let draft = Draft { workload, index, now };
-    if index.is_stale(now) {
-        return draft.null(fallback(index), NullReason::IndexStale, Vec::new());
+    match claimant(host, workload, index, now) {
+        Ok(sub) => draft.decide(&Found::of(sub, host, workload, index)),
+        Err(reason) => draft.null(fallback(index), reason),
     }
-    // A node has one tenant almost always.
-    let found: SmallVec<[Found<'_>; 1]> =
-        index.subs().iter().map(|sub| Found::of(sub, host, workload, index)).collect();
-    match found.as_slice() {
-        [only] => draft.decide(only),
-        several => {
-            // What the workload writes itself must not choose whose records these are.
-            let mut claims =
-                several.iter().filter(|found| found.matched.iter().any(|one| !one.self_asserted));
-            match (claims.next(), claims.next()) {
-                (Some(only), None) => draft.decide(only),
-                (None, _) => draft.null(fallback(index), draft.why_unmatched(), Vec::new()),
-                (Some(_), Some(_)) => draft.null(fallback(index), NullReason::Conflict, Vec::new()),
-            }
-        }
+}
+
+/// The tenant that [`attribute`] names, without the work of finding its evidence.
+pub fn tenant_of(host: Option<&str>, workload: &Workload, index: &OwnerIndex, now: UnixNanos) -> TenantName {
+    claimant(host, workload, index, now).map_or_else(|_| fallback(index), |sub| sub.tenant.clone())
+}
+
+/// The tenant whose records these are: the only one of the node, or the only one with a rule that holds on controlled
+/// evidence. What the workload writes itself must not choose it.
+fn claimant<'a>(
+    host: Option<&str>,
+    workload: &Workload,
+    index: &'a OwnerIndex,
+    now: UnixNanos,
+) -> Result<&'a SubIndex, NullReason> {
+    if index.is_stale(now) {
+        return Err(NullReason::IndexStale);
+    }
+    if let [only] = index.subs() {
+        return Ok(only);
+    }
+    let claims = |found: &NumberedRule| {
+        let controlled = |condition: &Condition| !condition.self_asserted(workload, index.trusted_labels());
+        found.rule.conditions.iter().all(|one| controlled(one) && one.holds(host, workload))
+    };
+    let mut claimants = index.subs().iter().filter(|sub| sub.rules.iter().any(claims));
+    match (claimants.next(), claimants.next()) {
+        (Some(only), None) => Ok(only),
+        (Some(_), Some(_)) => Err(NullReason::Conflict),
+        (None, _) => Err(why_unmatched(workload, index)),
+    }
+}
+
+fn why_unmatched(workload: &Workload, index: &OwnerIndex) -> NullReason {
+    match (index.rules(), workload.evidence) {
+        (0, _) => NullReason::NoRules,
+        (_, WorkloadEvidence::Unknown) => NullReason::WorkloadUnknown,
+        _ => NullReason::NoRuleMatched,
     }
 }
 
@@ -99,6 +121,18 @@ impl<'a> Matched<'a> {
         }
     }
 
+    /// Whether it gives another name than `owner` has.
+    fn contradicts(&self, owner: &Owner) -> bool {
+        let OwnerRule { conditions: _, tenant: _, team, service, cost_centre, environment } = self.rule;
+        let names = [
+            (team, &owner.team),
+            (service, &owner.service),
+            (cost_centre, &owner.cost_centre),
+            (environment, &owner.environment),
+        ];
+        names.iter().any(|(named, chosen)| named.is_some() && named != chosen)
+    }
+
     fn owner(&self, tenant: &TenantName) -> Owner {
         Owner {
             tenant: tenant.clone(),
@@ -152,7 +186,7 @@ impl Draft<'_> {
         let level: Vec<&Matched> =
             found.matched.iter().filter(|one| one.self_asserted != controlled).collect();
         if level.is_empty() {
-            return self.null(found.tenant.clone(), self.why_unmatched(), Vec::new());
+            return self.null(found.tenant.clone(), why_unmatched(self.workload, self.index));
         }
         let mut owner = self.nobody(found.tenant.clone());
         let mut confidence: Option<Confidence> = None;
@@ -176,10 +210,7 @@ impl Draft<'_> {
         let mut candidates =
             vec![Candidate { owner: owner.clone(), confidence, rationale: rationale(&level, controlled) }];
         for one in &found.matched {
-            let differs = OWNER_FIELDS.iter().any(|(read, place)| {
-                read(one.rule).is_some_and(|value| place(&mut owner.clone()).as_ref() != Some(value))
-            });
-            if differs {
+            if one.contradicts(&owner) {
                 let why = match one.self_asserted && controlled {
                     true => "only on what the workload says of itself",
                     false => "a rule with more or more exact conditions decides",
@@ -213,21 +244,14 @@ impl Draft<'_> {
         self.answer(owner, OutputState::Ambiguous, Confidence::ZERO, found, candidates, reason)
     }
 
-    fn null(&self, tenant: TenantName, reason: NullReason, candidates: Vec<Candidate>) -> Attribution {
+    fn null(&self, tenant: TenantName, reason: NullReason) -> Attribution {
         let nothing = Found { tenant: &tenant, matched: Vec::new() };
         let state = match reason {
             NullReason::Conflict => OutputState::Ambiguous,
             _ => OutputState::Unknown,
         };
-        self.answer(self.nobody(tenant.clone()), state, Confidence::ZERO, &nothing, candidates, Some(reason))
-    }
-
-    fn why_unmatched(&self) -> NullReason {
-        match (self.index.rules(), self.workload.evidence) {
-            (0, _) => NullReason::NoRules,
-            (_, WorkloadEvidence::Unknown) => NullReason::WorkloadUnknown,
-            _ => NullReason::NoRuleMatched,
-        }
+        let owner = self.nobody(tenant.clone());
+        self.answer(owner, state, Confidence::ZERO, &nothing, Vec::new(), Some(reason))
     }
 
     fn answer(

@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use crate::time::UnixNanos;
 use confidence::Confidence;
-pub use decide::attribute;
+pub use decide::{attribute, tenant_of};
 pub use index::{OwnerConfig, OwnerIndex};
 pub use rules::{Condition, Field, OwnerRule, Pattern};
 

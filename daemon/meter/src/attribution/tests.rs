@@ -8,7 +8,7 @@ use proptest::prelude::*;
 use crate::attribution::confidence::{Band, Confidence};
 use crate::attribution::{
     Attribution, Condition, Field, NullReason, OutputState, OwnerConfig, OwnerIndex, OwnerRule, Pattern,
-    TenantName, attribute,
+    TenantName, attribute, tenant_of,
 };
 use crate::time::UnixNanos;
 use crate::workload::{Container, Pod, ProcessKey, Workload, WorkloadEvidence};
@@ -104,6 +104,7 @@ fn check(rules: &[&str], of: &str, expected: &str) {
     let index = OwnerIndex::compile(&config(rules), 3, NOW).unwrap();
     let found = attribute(Some("API.openai.com"), &workload(of), &index, NOW);
     assert_eq!(render(&found), expected, "{of:?} by {rules:?}");
+    assert_eq!(tenant_of(Some("API.openai.com"), &workload(of), &index, NOW), found.owner.tenant);
     assert_eq!(found.index_generation, 3);
 }
 
@@ -334,7 +335,10 @@ fn run(rules: &[OwnerRule], of: &Workload) -> Attribution {
         trusted_labels: vec!["trusted".into()],
         ..OwnerConfig::default()
     };
-    attribute(Some("a"), of, &OwnerIndex::compile(&config, 1, NOW).unwrap(), NOW)
+    let index = OwnerIndex::compile(&config, 1, NOW).unwrap();
+    let found = attribute(Some("a"), of, &index, NOW);
+    assert_eq!(tenant_of(Some("a"), of, &index, NOW), found.owner.tenant);
+    found
 }
 
 proptest! {

@@ -5,43 +5,25 @@
 //! field that refers to it is left out. So it is with what finds no room in the [`Budget`]. Entries may be credentials
 //! and are zeroized.
 
-use std::collections::VecDeque;
-use std::sync::OnceLock;
+mod huffman;
+mod table;
 
 use smallvec::SmallVec;
 
-use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, HPACK_STEP_BYTES, HPACK_TABLE_MAX, Lease};
-use crate::payload::{Held, Roomy};
+use crate::limits::{Budget, HEAD_BYTES_MAX, HEADERS_MAX, HPACK_TABLE_MAX};
+use crate::payload::Roomy;
+use table::Table;
 
-/// The dynamic table of one direction.
+/// One direction of a connection.
+#[derive(Default)]
 pub struct Decoder {
-    /// Newest first.
-    entries: VecDeque<Entry>,
-    size: usize,
-    /// Size in force, chosen by the encoder.
-    capacity: usize,
-    /// Room for the entries.
-    room: Option<Lease>,
+    table: Table,
 }
 
 impl std::fmt::Debug for Decoder {
-    /// Its size only: entries may be credentials.
+    /// The size of its table only: entries may be credentials.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Decoder").field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-/// An entry of the dynamic table.
-struct Entry {
-    /// Its name, and behind it its value.
-    text: Held,
-    /// Bytes of the name; none if it is not known.
-    name: usize,
-}
-
-impl Entry {
-    fn size(&self) -> usize {
-        self.text.len() + OVERHEAD
+        f.debug_struct("Decoder").field("size", &self.table.size()).finish_non_exhaustive()
     }
 }
 
@@ -105,24 +87,10 @@ impl Fields {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Broken;
 
-/// What an entry costs beside its bytes.
-const OVERHEAD: usize = 32;
-
-/// Size of the table before anything is said.
-const CAPACITY: usize = 4096;
-
-impl Default for Decoder {
-    fn default() -> Decoder {
-        Decoder { entries: VecDeque::new(), size: 0, capacity: CAPACITY, room: None }
-    }
-}
-
 impl Decoder {
     /// Head blocks are missing here: what is known loses its position.
     pub fn forget(&mut self) {
-        self.entries = VecDeque::new();
-        self.size = 0;
-        self.room = None;
+        self.table.forget();
     }
 
     /// Decodes a whole head block into `fields`, which hold none. What the table keeps of it comes out of `budget`.
@@ -135,7 +103,7 @@ impl Decoder {
             let begin = fields.text.len();
             let name = match first {
                 0x80.. => {
-                    let (name, value) = self.lookup(integer(&mut block, 7)?)?;
+                    let (name, value) = self.table.get(integer(&mut block, 7)?).ok_or(Broken)?;
                     fields.text.push(name);
                     fields.text.push(value);
                     name.len()
@@ -143,7 +111,7 @@ impl Decoder {
                 0x40..=0x7f => {
                     let name = self.literal(&mut block, 6, &mut fields.text)?;
                     // It takes its place although its name may not be known.
-                    self.insert(fields.text.get(begin..).unwrap_or_default(), name, budget);
+                    self.table.insert(fields.text.get(begin..).unwrap_or_default(), name, budget);
                     name
                 }
                 0x20..=0x3f => {
@@ -152,8 +120,7 @@ impl Decoder {
                     if begun || capacity > HPACK_TABLE_MAX {
                         return Err(Broken);
                     }
-                    self.capacity = capacity;
-                    self.evict(0);
+                    self.table.resize(capacity);
                     continue;
                 }
                 _ => self.literal(&mut block, 4, &mut fields.text)?,
@@ -169,59 +136,11 @@ impl Decoder {
         let begin = out.len();
         match integer(block, prefix)? {
             0 => text(block, out)?,
-            index => out.push(self.lookup(index)?.0),
+            index => out.push(self.table.get(index).ok_or(Broken)?.0),
         }
         let name = out.len() - begin;
         text(block, out)?;
         Ok(name)
-    }
-
-    /// Name and value at `index`; without a name if it was never seen.
-    fn lookup(&self, index: usize) -> Result<(&[u8], &[u8]), Broken> {
-        let at = index.checked_sub(1).ok_or(Broken)?;
-        Ok(match (STATIC.get(at), self.entries.get(at.wrapping_sub(STATIC.len()))) {
-            (Some((name, value)), _) => (name.as_bytes(), value.as_bytes()),
-            (None, Some(entry)) => entry.text.split_at_checked(entry.name).unwrap_or_default(),
-            (None, None) => Default::default(),
-        })
-    }
-
-    fn insert(&mut self, field: &[u8], name: usize, budget: &Budget) {
-        let mut text = Held::new();
-        text.grow(field.len());
-        text.push(field);
-        let entry = Entry { text, name };
-        self.evict(entry.size());
-        if entry.size() <= self.capacity {
-            self.size += entry.size();
-            self.entries.push_front(entry);
-            if !self.finds_room(budget) {
-                self.forget();
-            }
-        }
-    }
-
-    /// True if there is room for what is held, which grows in steps and is kept until all is forgotten.
-    fn finds_room(&mut self, budget: &Budget) -> bool {
-        let text = self.size.saturating_sub(self.entries.len() * OVERHEAD);
-        let held = (text + self.entries.capacity() * size_of::<Entry>()).next_multiple_of(HPACK_STEP_BYTES);
-        self.room = match self.room.take() {
-            None => budget.lease(held),
-            Some(room) => {
-                let missing = held.saturating_sub(room.amount());
-                room.grow(missing)
-            }
-        };
-        self.room.is_some()
-    }
-
-    /// Makes room for `size`.
-    fn evict(&mut self, size: usize) {
-        while self.size + size > self.capacity
-            && let Some(entry) = self.entries.pop_back()
-        {
-            self.size = self.size.saturating_sub(entry.size());
-        }
     }
 }
 
@@ -253,150 +172,11 @@ fn text(block: &mut &[u8], out: &mut Text) -> Result<(), Broken> {
     let (bytes, rest) = block.split_at_checked(len).ok_or(Broken)?;
     *block = rest;
     if packed {
-        return huffman(bytes, out);
+        return out.fill(huffman::most(len), |room| huffman::unpack(bytes, room)).ok_or(Broken);
     }
     out.push(bytes);
     Ok(())
 }
-
-/// Canonical code: for each length, the first code, the first position in the order of symbols, and how many.
-struct Code {
-    first: [u32; 31],
-    start: [u16; 31],
-    count: [u16; 31],
-    symbols: Vec<u8>,
-}
-
-fn code() -> &'static Code {
-    static CODE: OnceLock<Code> = OnceLock::new();
-    CODE.get_or_init(|| {
-        let mut made = Code { first: [0; 31], start: [0; 31], count: [0; 31], symbols: Vec::new() };
-        let mut next = 0u32;
-        for bits in 1..=30u8 {
-            next <<= 1;
-            let at = usize::from(bits);
-            let before = made.symbols.len();
-            let symbols = (0..=u8::MAX).zip(LENGTHS).filter(|(_, length)| *length == bits);
-            made.symbols.extend(symbols.map(|(symbol, _)| symbol));
-            let count = made.symbols.len() - before;
-            if let (Some(first), Some(start), Some(slot)) =
-                (made.first.get_mut(at), made.start.get_mut(at), made.count.get_mut(at))
-            {
-                *first = next;
-                *start = u16::try_from(before).unwrap_or(0);
-                *slot = u16::try_from(count).unwrap_or(0);
-            }
-            next += u32::try_from(count).unwrap_or(0);
-        }
-        made
-    })
-}
-
-fn huffman(bytes: &[u8], out: &mut Text) -> Result<(), Broken> {
-    let code = code();
-    // The shortest code has five bits.
-    out.reserve(bytes.len() * 8 / 5 + 1);
-    let (mut value, mut bits) = (0u32, 0usize);
-    for byte in bytes {
-        for shift in (0..8).rev() {
-            value = value << 1 | u32::from(byte >> shift & 1);
-            bits += 1;
-            let (Some(first), Some(start), Some(count)) =
-                (code.first.get(bits), code.start.get(bits), code.count.get(bits))
-            else {
-                return Err(Broken);
-            };
-            if let Some(offset) = value.checked_sub(*first)
-                && offset < u32::from(*count)
-            {
-                let at = usize::from(*start) + usize::try_from(offset).unwrap_or(0);
-                out.push(&[*code.symbols.get(at).ok_or(Broken)?]);
-                (value, bits) = (0, 0);
-            }
-        }
-    }
-    // Padding is less than a byte of ones.
-    if bits < 8 && value == (1 << bits) - 1 { Ok(()) } else { Err(Broken) }
-}
-
-/// Lengths of the codes of RFC 7541, appendix B; the code is canonical, so they are all there is to know.
-const LENGTHS: [u8; 256] = [
-    13, 23, 28, 28, 28, 28, 28, 28, 28, 24, 30, 28, 28, 30, 28, 28, 28, 28, 28, 28, 28, 28, 30, 28, 28, 28,
-    28, 28, 28, 28, 28, 28, 6, 10, 10, 12, 13, 6, 8, 11, 10, 10, 8, 11, 8, 6, 6, 6, 5, 5, 5, 6, 6, 6, 6, 6,
-    6, 6, 7, 8, 15, 6, 12, 10, 13, 6, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 7, 8, 7,
-    8, 13, 19, 13, 14, 6, 15, 5, 6, 5, 6, 5, 6, 6, 6, 5, 7, 7, 6, 6, 6, 5, 6, 7, 6, 5, 5, 6, 7, 7, 7, 7, 7,
-    15, 11, 14, 13, 28, 20, 22, 20, 20, 22, 22, 22, 23, 22, 23, 23, 23, 23, 23, 24, 23, 24, 24, 22, 23, 24,
-    23, 23, 23, 23, 21, 22, 23, 22, 23, 23, 24, 22, 21, 20, 22, 22, 23, 23, 21, 23, 22, 22, 24, 21, 22, 23,
-    23, 21, 21, 22, 21, 23, 22, 23, 23, 20, 22, 22, 22, 23, 22, 22, 23, 26, 26, 20, 19, 22, 23, 22, 25, 26,
-    26, 26, 27, 27, 26, 24, 25, 19, 21, 26, 27, 27, 26, 27, 24, 21, 21, 26, 26, 28, 27, 27, 27, 20, 24, 20,
-    21, 22, 21, 21, 23, 22, 22, 25, 25, 24, 24, 26, 23, 26, 27, 26, 26, 27, 27, 27, 27, 27, 28, 27, 27, 27,
-    27, 27, 26,
-];
-
-/// RFC 7541, appendix A.
-const STATIC: [(&str, &str); 61] = [
-    (":authority", ""),
-    (":method", "GET"),
-    (":method", "POST"),
-    (":path", "/"),
-    (":path", "/index.html"),
-    (":scheme", "http"),
-    (":scheme", "https"),
-    (":status", "200"),
-    (":status", "204"),
-    (":status", "206"),
-    (":status", "304"),
-    (":status", "400"),
-    (":status", "404"),
-    (":status", "500"),
-    ("accept-charset", ""),
-    ("accept-encoding", "gzip, deflate"),
-    ("accept-language", ""),
-    ("accept-ranges", ""),
-    ("accept", ""),
-    ("access-control-allow-origin", ""),
-    ("age", ""),
-    ("allow", ""),
-    ("authorization", ""),
-    ("cache-control", ""),
-    ("content-disposition", ""),
-    ("content-encoding", ""),
-    ("content-language", ""),
-    ("content-length", ""),
-    ("content-location", ""),
-    ("content-range", ""),
-    ("content-type", ""),
-    ("cookie", ""),
-    ("date", ""),
-    ("etag", ""),
-    ("expect", ""),
-    ("expires", ""),
-    ("from", ""),
-    ("host", ""),
-    ("if-match", ""),
-    ("if-modified-since", ""),
-    ("if-none-match", ""),
-    ("if-range", ""),
-    ("if-unmodified-since", ""),
-    ("last-modified", ""),
-    ("link", ""),
-    ("location", ""),
-    ("max-forwards", ""),
-    ("proxy-authenticate", ""),
-    ("proxy-authorization", ""),
-    ("range", ""),
-    ("referer", ""),
-    ("refresh", ""),
-    ("retry-after", ""),
-    ("server", ""),
-    ("set-cookie", ""),
-    ("strict-transport-security", ""),
-    ("transfer-encoding", ""),
-    ("user-agent", ""),
-    ("vary", ""),
-    ("via", ""),
-    ("www-authenticate", ""),
-];
 
 #[cfg(test)]
 mod tests {

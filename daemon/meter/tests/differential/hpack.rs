@@ -1,4 +1,5 @@
-//! HPACK beside `loona-hpack`: blocks that it made, and blocks that nobody made.
+//! HPACK beside other implementations: blocks that `loona-hpack` and, Huffman coded, `httlib-hpack` made, and blocks that
+//! nobody made.
 
 use meter::http::hpack::{Decoder, Fields};
 use meter::limits::Budget;
@@ -36,6 +37,48 @@ fn field() -> impl Strategy<Value = (Vec<u8>, Vec<u8>)> {
         (0usize..5_000).prop_map(|len| vec![b'q'; len]),
     ];
     (name.prop_map(|name| name.as_bytes().to_vec()), value)
+}
+
+/// A block with one field, Huffman coded.
+fn packed(value: &[u8]) -> Vec<u8> {
+    let form = httlib_hpack::Encoder::HUFFMAN_NAME | httlib_hpack::Encoder::HUFFMAN_VALUE;
+    let mut block = Vec::new();
+    let coded = httlib_hpack::Encoder::default().encode((b"a".to_vec(), value.to_vec(), form), &mut block);
+    coded.expect("a block");
+    block
+}
+
+/// Of `block`, what both say of it alone: its values, or that it is broken.
+fn alone(block: &[u8]) -> [Option<Vec<Vec<u8>>>; 2] {
+    let mut list = Vec::new();
+    let theirs = loona_hpack::Decoder::new().decode_with_cb(block, |_, value| list.push(value.to_vec()));
+    let ours = ours(&mut Decoder::default(), block).expect("it refers to nothing").ok();
+    [theirs.ok().map(|()| list), ours.map(|fields| fields.into_iter().map(|(_, value)| value).collect())]
+}
+
+#[test]
+fn every_symbol_is_unpacked() {
+    let one = (0..=u8::MAX).map(|symbol| vec![symbol]);
+    let several = (0..=u8::MAX).map(|symbol| vec![symbol, b'a', symbol, symbol, b'\n', symbol, 0xff]);
+    for value in one.chain(several).chain([(0..=u8::MAX).collect(), Vec::new()]) {
+        assert_eq!(alone(&packed(&value)), [Some(vec![value.clone()]), Some(vec![value])]);
+    }
+}
+
+/// What a Huffman coded string may not be (RFC 7541, 5.2): padded with more than seven bits, with others than ones, or
+/// with the end of string in it.
+#[test]
+fn strings_that_are_not_packed_are_told_alike() {
+    // Each behind 0 to 7 bits of whole symbols: `0` has five bits, all of them zeros.
+    let ends: [&[u8]; 7] = [&[], &[0xff], &[0xff; 3], &[0xff; 4], &[0xff; 5], &[0x00], &[0xfe]];
+    for begun in 0..8 {
+        for (end, last) in ends.iter().flat_map(|end| (0..=u8::MAX).map(move |last| (end, last))) {
+            let string = [&vec![0; begun * 5 / 8], &[last][..], end].concat();
+            let block = [&[0x00, 0x01, b'a', 0x80 | string.len() as u8], &string[..]].concat();
+            let [theirs, ours] = alone(&block);
+            assert_eq!(ours, theirs, "{string:02x?}");
+        }
+    }
 }
 
 /// An integer of RFC 7541, 5.1.
@@ -97,6 +140,31 @@ proptest! {
         for fields in blocks {
             let block = encoder.encode(fields.iter().map(|(name, value)| (name.as_slice(), value.as_slice())));
             prop_assert_eq!(ours(&mut decoder, &block), Some(Ok(fields)));
+        }
+    }
+
+    #[test]
+    fn what_was_packed_is_unpacked(value in prop::collection::vec(any::<u8>(), 0..3_000)) {
+        prop_assert_eq!(alone(&packed(&value)), [Some(vec![value.clone()]), Some(vec![value])]);
+    }
+
+    #[test]
+    fn any_string_is_unpacked_as_another_unpacks_it(
+        text in "[ -~]{0,40}",
+        (at, bit) in (any::<prop::sample::Index>(), 0..8),
+        more in prop::collection::vec(prop::sample::select(vec![0xff, 0x00, 0xfe, 0x7f]), 0..5),
+    ) {
+        // The string whole, with more behind it, and with that and one bit another. Its length is the fourth byte.
+        let whole = packed(text.as_bytes());
+        let [name, string] = [&whole[..3], &whole[4..]];
+        prop_assume!(whole[3] & 0x7f == string.len() as u8 && !string.is_empty());
+        let mut damaged = [string, &more].concat();
+        let at = at.index(damaged.len());
+        damaged[at] ^= 1u8 << bit;
+        for string in [string.to_vec(), [string, &more].concat(), damaged] {
+            let block = [name, &[0x80 | string.len() as u8], &string].concat();
+            let [theirs, ours] = alone(&block);
+            prop_assert_eq!(ours, theirs, "{:02x?}", string);
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use percent_encoding::percent_decode_str;
 
 use super::exchanges::{Exchanges, Naming};
-use crate::attribution::attribute;
+use crate::attribution::tenant_of;
 use crate::directory::Operation;
 use crate::exchange::{Exchange, Place, Reason};
 use crate::flow::{Direction, Piece};
@@ -36,8 +36,8 @@ impl Meter<'_> {
         let secret = headers::credential(headers, target)?;
         let host = self.state.host.as_ref().map(|host| &*host.host);
         let now = self.shared.clock.at(self.now);
-        let owner = attribute(host, &self.state.workload, &self.shared.owners, now).owner;
-        self.shared.fingerprint_keys.fingerprint(&owner.tenant, secret)
+        let tenant = tenant_of(host, &self.state.workload, &self.shared.owners, now);
+        self.shared.fingerprint_keys.fingerprint(&tenant, secret)
     }
 
     /// Follows an exchange whose request begins with `head`: host, method, target.
