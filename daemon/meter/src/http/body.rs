@@ -98,7 +98,7 @@ impl Decoder {
 }
 
 /// Takes decoded bytes, or says why it wants no more.
-type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Reason>;
+pub(super) type Take<'a> = &'a mut dyn FnMut(&[u8]) -> Result<(), Reason>;
 
 fn run(stages: &mut [Stage], bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
     let Some((stage, later)) = stages.split_first_mut() else { return out(bytes) };
@@ -153,42 +153,51 @@ impl Stage {
         Ok(Stage { coding, _lease: lease })
     }
 
-    /// What little comes, as with servers that flush every event, gets little room: a large one costs more to make than
-    /// the inflating that it is for.
     fn push(&mut self, bytes: &[u8], out: Take<'_>) -> Result<(), Reason> {
-        match bytes.len() {
-            0..128 => self.push_through(bytes, &mut [0; DECODE_BUFFER / 8], out),
-            _ => self.push_through(bytes, &mut [0; DECODE_BUFFER], out),
-        }
+        run_through(bytes, &mut |bytes, buffer| self.coding.step(bytes, buffer), out)
     }
+}
 
-    fn push_through(&mut self, mut bytes: &[u8], buffer: &mut [u8], out: Take<'_>) -> Result<(), Reason> {
-        let mut most = 0;
-        let result = loop {
-            let (used, made) = match self.coding.step(bytes, buffer) {
-                Ok(step) => step,
-                // It may have made something before it failed.
-                Err(reason) => {
-                    most = buffer.len();
-                    break Err(reason);
-                }
-            };
-            most = most.max(made);
-            bytes = bytes.get(used..).unwrap_or_default();
-            if made > 0
-                && let Err(reason) = out(buffer.get(..made).unwrap_or_default())
-            {
+/// Takes some of what is coded and gives some of what it stands for: how many bytes were used and made.
+pub(super) type Step<'a> = &'a mut dyn FnMut(&[u8], &mut [u8]) -> Result<(usize, usize), Reason>;
+
+/// Decodes `bytes` step by step and hands what comes of them on to `out`.
+///
+/// What little comes, as with servers that flush every event, gets little room: a large one costs more to make than the
+/// inflating that it is for.
+pub(super) fn run_through(bytes: &[u8], step: Step<'_>, out: Take<'_>) -> Result<(), Reason> {
+    match bytes.len() {
+        0..128 => run_in(&mut [0; DECODE_BUFFER / 8], bytes, step, out),
+        _ => run_in(&mut [0; DECODE_BUFFER], bytes, step, out),
+    }
+}
+
+fn run_in(buffer: &mut [u8], mut bytes: &[u8], step: Step<'_>, out: Take<'_>) -> Result<(), Reason> {
+    let mut most = 0;
+    let result = loop {
+        let (used, made) = match step(bytes, buffer) {
+            Ok(step) => step,
+            // It may have made something before it failed.
+            Err(reason) => {
+                most = buffer.len();
                 break Err(reason);
             }
-            // What a call gives back may be older input's, without taking any: at the end of its window a decoder hands
-            // out what is there, however much room there is, and has more.
-            if made == 0 && (bytes.is_empty() || used == 0) {
-                break Ok(());
-            }
         };
-        wipe(buffer.get_mut(..most).unwrap_or_default());
-        result
-    }
+        most = most.max(made);
+        bytes = bytes.get(used..).unwrap_or_default();
+        if made > 0
+            && let Err(reason) = out(buffer.get(..made).unwrap_or_default())
+        {
+            break Err(reason);
+        }
+        // What a call gives back may be older input's, without taking any: at the end of its window a decoder hands
+        // out what is there, however much room there is, and has more.
+        if made == 0 && (bytes.is_empty() || used == 0) {
+            break Ok(());
+        }
+    };
+    wipe(buffer.get_mut(..most).unwrap_or_default());
+    result
 }
 
 impl Drop for Stage {
@@ -283,7 +292,12 @@ impl Coding {
     }
 }
 
-fn inflate(state: &mut Decompress, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize, bool), Reason> {
+/// Inflates some of `bytes` into `buffer`: how many were used and made, and whether the data says that it is over.
+pub(super) fn inflate(
+    state: &mut Decompress,
+    bytes: &[u8],
+    buffer: &mut [u8],
+) -> Result<(usize, usize, bool), Reason> {
     let (taken, given) = (state.total_in(), state.total_out());
     let status = state.decompress(bytes, buffer, FlushDecompress::None).map_err(|_| Reason::Undecodable)?;
     let used = usize::try_from(state.total_in() - taken).unwrap_or(bytes.len());

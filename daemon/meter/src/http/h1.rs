@@ -26,7 +26,7 @@ use crate::loss::Tally;
 use crate::payload::Held;
 
 /// Whether the connection still speaks HTTP/1.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Next {
     /// It does.
     Http1,
@@ -36,13 +36,22 @@ pub enum Next {
     Unpaired(Reason),
     /// From here on both directions are a WebSocket.
     WebSocket {
-        /// Of the request that asked for it.
-        key: Key,
-        /// What both sides agreed on.
-        options: ws::Options,
+        /// It.
+        connection: Box<ws::Connection>,
         /// Bytes at the end of the piece that belong to it.
         rest: usize,
     },
+}
+
+/// That what passes may be something else.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Doubt {
+    /// Why it is not known.
+    pub(super) reason: Reason,
+    /// It may be HTTP/2.
+    pub(super) http2: bool,
+    /// A key that was not used.
+    pub(super) key: Key,
 }
 
 /// A request whose response has not ended.
@@ -54,6 +63,8 @@ struct Pending {
     head_only: bool,
     /// `CONNECT`: a good answer ends HTTP.
     connect: bool,
+    /// It asks for a WebSocket.
+    websocket: bool,
 }
 
 /// Whether the first response that comes while a request is the oldest is its own.
@@ -77,6 +88,8 @@ pub struct Connection {
     sending: Option<Sending>,
     /// Response being received; its key is gone from `pending`.
     receiving: Option<Receiving>,
+    /// The last request, if it asks for a WebSocket and a hole took its response.
+    switching: Option<Pending>,
     next_key: Key,
     /// Why a response without request is no surprise: something of the connection was not seen.
     unseen: Option<Reason>,
@@ -163,6 +176,7 @@ impl Connection {
             pending: VecDeque::new(),
             sending: None,
             receiving: None,
+            switching: None,
             next_key: 0,
             unseen: joined_late.then_some(Reason::LateAttach),
             ahead: false,
@@ -174,19 +188,25 @@ impl Connection {
         }
     }
 
-    /// Why the place in `direction` is lost, while nothing shows that it is HTTP/1.
-    pub(super) fn doubt(&self, direction: Direction) -> Option<Reason> {
+    /// Why the place in `direction` is lost, while nothing shows that it is HTTP/1 (any more).
+    pub(super) fn doubt(&self, direction: Direction) -> Option<Doubt> {
         let half = match direction {
             Direction::Sent => &self.sent,
             Direction::Received => &self.received,
         };
-        match half.state {
-            State::Skip(reason) if !self.certain => Some(reason),
-            _ => None,
+        let State::Skip(reason) = half.state else { return None };
+        // A hole in what was sent may have taken a request to switch.
+        let idle = matches!(self.sent.state, State::Skip(_)) && self.pending.is_empty();
+        match self.certain {
+            false => Some(Doubt { reason, http2: true, key: self.next_key }),
+            true if idle && self.receiving.is_none() && self.switching.is_none() => {
+                Some(Doubt { reason, http2: false, key: self.next_key })
+            }
+            true => None,
         }
     }
 
-    /// It is not HTTP/1 after all: what is held is lost.
+    /// It is not HTTP/1 after all, or not any more: what is held is lost. Nothing is open while there is doubt.
     pub(super) fn abandon(&mut self, tally: &mut Tally) {
         for half in [&mut self.sent, &mut self.received] {
             let lost = match half.state {
@@ -236,6 +256,7 @@ impl Connection {
             sink.response_end(key, end);
         }
         // What is skipped is the answer to one of these.
+        self.pending.extend(self.switching.take());
         self.orphaned |= !self.pending.is_empty();
         for pending in self.pending.drain(..) {
             let lost =
@@ -303,8 +324,11 @@ impl Connection {
         }
         self.end(direction, End::Cut(reason), sink);
         if direction == Direction::Received {
+            self.switching = self.pending.back().copied().filter(|last| last.websocket).or(self.switching);
             for awaited in self.pending.drain(..) {
-                sink.response_end(awaited.key, End::Cut(reason));
+                if self.switching.is_none_or(|switching| switching.key != awaited.key) {
+                    sink.response_end(awaited.key, End::Cut(reason));
+                }
             }
         }
         let half = self.half(direction);
@@ -327,6 +351,21 @@ impl Connection {
     ) -> Next {
         if direction == Direction::Sent {
             self.body_withheld(bytes, sink);
+        }
+        if let Some(asked) = self.switching
+            && self.shows_websocket(direction, bytes)
+        {
+            let holed = matches!(self.sent.state, State::Skip(_));
+            self.switching = None;
+            self.finish(Some(Reason::Gap), tally, sink);
+            if sink.converse(asked.key) {
+                let connection = Box::new(ws::Connection::unanswered(asked.key, holed, sink));
+                return Next::WebSocket { connection, rest: bytes.len() };
+            }
+            sink.response_end(asked.key, End::Cut(Reason::Gap));
+            tally.lost.add(Reason::Upgraded, bytes.len() as u64);
+            sink.upgraded();
+            return Next::Upgraded;
         }
         while !bytes.is_empty() {
             let half = self.half(direction);
@@ -359,9 +398,9 @@ impl Connection {
                             self.finish(Some(reason), tally, sink);
                             return Next::Unpaired(reason);
                         }
-                        Next::WebSocket { key, options, .. } => {
+                        Next::WebSocket { connection, .. } => {
                             self.finish(Some(Reason::Upgraded), tally, sink);
-                            return Next::WebSocket { key, options, rest: bytes.len() };
+                            return Next::WebSocket { connection, rest: bytes.len() };
                         }
                     }
                 }
@@ -369,6 +408,15 @@ impl Connection {
             }
         }
         Next::Http1
+    }
+
+    /// Whether a WebSocket goes on with `bytes`, of which the request was seen and the response was not.
+    fn shows_websocket(&self, direction: Direction, bytes: &[u8]) -> bool {
+        match (direction, &self.sent.state) {
+            (Direction::Received, _) => ws::begins_with_messages(direction, bytes),
+            (Direction::Sent, State::Skip(_)) => ws::is_nothing_but_frames(direction, bytes),
+            (Direction::Sent, _) => self.sent.held.is_empty() && ws::begins_no_request(bytes),
+        }
     }
 
     /// A client that waits for `100 Continue` and is refused may go on with its next request.

@@ -120,8 +120,7 @@ impl Connection {
             if !stream.request_ended {
                 sink.request_end(key, End::Cut(reason.unwrap_or(Reason::Interrupted)));
             }
-            let why = if stream.responded { Reason::Interrupted } else { Reason::NoResponse };
-            sink.response_end(key, End::Cut(reason.unwrap_or(why)));
+            sink.response_end(key, End::Cut(reason.unwrap_or(stream.unfinished())));
         }
         for half in [&mut self.sent, &mut self.received] {
             let block = half.block.take().map_or(0, |block| block.seen);
@@ -167,7 +166,10 @@ impl Connection {
         half.held.clear();
         half.decoder.forget();
         half.state = State::Skip(reason);
-        self.holed |= direction == Direction::Received;
+        if direction == Direction::Received {
+            self.holed = true;
+            self.streams.iter_mut().for_each(|stream| stream.holed = true);
+        }
         let open: Vec<u32> = self.streams.iter().map(|stream| stream.id).collect();
         for stream in open {
             self.data(direction, stream, Piece::Gap(0), sink);

@@ -153,8 +153,8 @@ impl Protocol {
         sink: &mut impl Sink,
     ) -> Option<Reason> {
         if let (Protocol::Http1(connection), Piece::Bytes(bytes)) = (&mut *self, piece)
-            && let Some(reason) = connection.doubt(direction)
-            && let Some(other) = Protocol::shown(direction, bytes, reason, sink)
+            && let Some(doubt) = connection.doubt(direction)
+            && let Some(other) = Protocol::shown(direction, bytes, doubt, sink)
         {
             connection.abandon(tally);
             *self = other;
@@ -170,8 +170,7 @@ impl Protocol {
                     *self = Protocol::Unmetered(reason);
                     return Some(reason);
                 }
-                h1::Next::WebSocket { key, options, rest } => {
-                    let mut connection = Box::new(ws::Connection::new(key, options));
+                h1::Next::WebSocket { mut connection, rest } => {
                     if let Piece::Bytes(bytes) = piece {
                         let begun = bytes.get(bytes.len().saturating_sub(rest)..).unwrap_or_default();
                         connection.push(direction, Piece::Bytes(begun), budget, tally, sink);
@@ -247,15 +246,14 @@ impl Protocol {
         matches!(self, Protocol::Http1(connection) if connection.is_at_rest())
     }
 
-    /// What a session was joined in the middle of, for `reason`, if it is not HTTP/1 and `bytes` show it.
-    fn shown(direction: Direction, bytes: &[u8], reason: Reason, sink: &mut impl Sink) -> Option<Protocol> {
-        /// No request was seen that would have one.
-        const KEY: Key = 0;
-        if h2::begins_with_frames(bytes) {
+    /// What a session is, of which something was not seen, if it is not HTTP/1 and `bytes` show it.
+    fn shown(direction: Direction, bytes: &[u8], doubt: h1::Doubt, sink: &mut impl Sink) -> Option<Protocol> {
+        let h1::Doubt { reason, http2, key } = doubt;
+        if http2 && h2::begins_with_frames(bytes) {
             return Some(Protocol::Http2(Box::new(h2::Connection::new(true))));
         }
-        let overheard = ws::begins_with_messages(direction, bytes) && sink.overhear(KEY, reason);
-        overheard.then(|| Protocol::WebSocket(Box::new(ws::Connection::joined(KEY, reason))))
+        let overheard = ws::begins_with_messages(direction, bytes) && sink.overhear(key, reason);
+        overheard.then(|| Protocol::WebSocket(Box::new(ws::Connection::joined(key, reason))))
     }
 
     /// The session is over, or given up for `reason`: everything open ends.

@@ -2,77 +2,27 @@
 //! of HTTP/1.1, or in a stream of HTTP/2 (RFC 8441).
 //!
 //! The parts of a message come as they pass, unmasked and inflated; control frames are passed over. A hole inside a
-//! frame's payload leaves the frames in step. Any other loses the place until a piece is nothing but frames. An inflater
-//! that keeps its window from message to message cannot go on after a hole; of a connection that was joined in the middle
-//! nothing is inflated, because nobody knows whether the window was empty.
+//! frame's payload leaves the frames in step. Any other loses the place until a piece is nothing but frames.
+//!
+//! After a hole, and on a connection that was joined in the middle, inflating goes on with the next message and an empty
+//! window. That invents nothing: what a message refers to lies a number of bytes before it, so what was not inflated
+//! cannot be referred to, and such a message is lost. Nor has it to be known what was agreed on: to keep a window does no
+//! harm where the other side begins anew.
 
-use flate2::{Decompress, FlushDecompress, Status};
+mod extension;
+mod frame;
 
-use super::body::forget;
-use super::{End, Header, Key, Sink, header};
+use self::extension::Inflater;
+pub use self::extension::Options;
+use self::frame::only_frames;
+use self::frame::{BINARY, CLOSE, CONTINUATION, CONTROL_MAX, FrameHead, HEAD_MAX, Read, TEXT};
+pub(crate) use self::frame::{begins_no_request, begins_with_messages, is_nothing_but_frames};
+use super::{End, Key, Sink};
 use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
-use crate::limits::{Budget, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease};
+use crate::limits::Budget;
 use crate::loss::Tally;
 use crate::payload::wipe;
-
-const CONTINUATION: u8 = 0;
-const TEXT: u8 = 1;
-const BINARY: u8 = 2;
-const CLOSE: u8 = 8;
-const PONG: u8 = 10;
-
-/// Head of a frame: two bytes, eight of length, four of mask.
-const HEAD_MAX: usize = 14;
-
-/// Payload of a control frame (RFC 6455, 5.5).
-const CONTROL_MAX: u64 = 125;
-
-/// What ends the deflated data of a message and is not sent (RFC 7692, 7.2.1).
-const TAIL: [u8; 4] = [0, 0, 0xff, 0xff];
-
-/// What the handshake agreed on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Options {
-    /// `permessage-deflate`.
-    deflate: bool,
-    /// The client's and the server's window begin anew with each message.
-    fresh: [bool; 2],
-}
-
-impl Options {
-    /// What the response that switches protocols agrees to; `None` if not to a WebSocket.
-    pub fn of(headers: &[Header<'_>]) -> Option<Options> {
-        header(headers, "upgrade").filter(|to| to.eq_ignore_ascii_case("websocket"))?;
-        Some(Options::agreed(headers))
-    }
-
-    /// What a response agrees to that begins a WebSocket.
-    pub fn agreed(headers: &[Header<'_>]) -> Options {
-        let agreed =
-            headers.iter().filter(|field| field.name.eq_ignore_ascii_case("sec-websocket-extensions"));
-        let deflate = agreed
-            .filter_map(|field| std::str::from_utf8(field.value).ok())
-            .flat_map(|value| value.split(','))
-            .map(|extension| extension.split(';').map(str::trim))
-            .find_map(|mut words| {
-                words
-                    .next()
-                    .is_some_and(|name| name.eq_ignore_ascii_case("permessage-deflate"))
-                    .then_some(words)
-            });
-        let mut options = Options { deflate: deflate.is_some(), fresh: [false; 2] };
-        for parameter in deflate.into_iter().flatten() {
-            // An inflater with the largest window reads what a smaller one wrote.
-            match parameter.to_ascii_lowercase().as_str() {
-                "client_no_context_takeover" => options.fresh[0] = true,
-                "server_no_context_takeover" => options.fresh[1] = true,
-                _ => {}
-            }
-        }
-        options
-    }
-}
 
 /// One connection after its handshake.
 #[derive(Debug)]
@@ -94,8 +44,8 @@ struct Half {
     held: usize,
     message: Option<Message>,
     inflater: Option<Box<Inflater>>,
-    /// Nothing more can be inflated.
-    undecodable: Option<Reason>,
+    /// What follows of the message in progress cannot be inflated.
+    undecodable: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -114,23 +64,6 @@ struct Message {
     deflated: bool,
 }
 
-/// An inflater that lives as long as its window is needed.
-struct Inflater {
-    state: Decompress,
-    taken: u64,
-    given: u64,
-    /// The data says that it is over; what follows begins anew.
-    ended: bool,
-    _lease: Lease,
-}
-
-impl std::fmt::Debug for Inflater {
-    /// Its counts only: the window holds content.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Inflater").field("taken", &self.taken).finish_non_exhaustive()
-    }
-}
-
 impl std::fmt::Debug for Half {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Half")
@@ -138,27 +71,6 @@ impl std::fmt::Debug for Half {
             .field("held", &self.held)
             .finish_non_exhaustive()
     }
-}
-
-/// The head of a frame.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct FrameHead {
-    last: bool,
-    deflated: bool,
-    kind: u8,
-    mask: Option<[u8; 4]>,
-    length: u64,
-    /// Bytes of the head itself.
-    size: usize,
-}
-
-/// What the first bytes of a frame say.
-enum Read {
-    /// Its head is not whole.
-    More,
-    Frame(FrameHead),
-    /// No frame begins so.
-    Wrong,
 }
 
 impl Connection {
@@ -175,12 +87,17 @@ impl Connection {
     /// A connection of which the beginning was not seen, for `reason`. Either side goes on with the next piece that is
     /// nothing but frames.
     pub fn joined(key: Key, reason: Reason) -> Connection {
-        let half = |direction| Half {
-            state: State::Skip(reason),
-            undecodable: Some(reason),
-            ..Half::new(direction, true, false)
-        };
+        let half = |direction| Half { state: State::Skip(reason), ..Half::new(direction, true, false) };
         Connection { key, sent: half(Direction::Sent), received: half(Direction::Received) }
+    }
+
+    /// A connection that was asked for, and of which a hole took the answer. It may have taken messages of the server with
+    /// it; of the client it took none, unless what it sent is `holed` too.
+    pub fn unanswered(key: Key, holed: bool, sink: &mut impl Sink) -> Connection {
+        sink.message(key, Direction::Received, Piece::Gap(0));
+        let joined = Connection::joined(key, Reason::Gap);
+        let sent = if holed { joined.sent } else { Half::new(Direction::Sent, true, false) };
+        Connection { sent, ..joined }
     }
 
     /// Takes the next piece of a direction; `tally.seen` counts it already.
@@ -235,7 +152,7 @@ impl Half {
             held: 0,
             message: None,
             inflater: None,
-            undecodable: None,
+            undecodable: false,
         }
     }
 
@@ -258,11 +175,11 @@ impl Half {
         }
     }
 
-    /// Bytes of the message in progress are missing: a window that is kept does not fit what follows.
+    /// Bytes of the message in progress are missing, and of the window with it: the next begins with an empty one.
     fn message_lost(&mut self, key: Key, bytes: u64, sink: &mut impl Sink) {
         if self.message.is_some_and(|message| message.deflated) {
             self.inflater = None;
-            self.undecodable = Some(Reason::Gap);
+            self.undecodable = true;
         }
         self.missed(key, bytes, sink);
     }
@@ -397,21 +314,15 @@ impl Half {
         if !self.message.is_some_and(|message| message.deflated) {
             return sink.message(key, self.direction, Piece::Bytes(part));
         }
-        if self.inflater.is_none() && self.undecodable.is_none() {
+        if self.inflater.is_none() && !self.undecodable {
             self.inflater = Inflater::new(budget).map(Box::new);
-            if self.inflater.is_none() {
-                self.undecodable = Some(Reason::LimitReached);
-            }
         }
         let direction = self.direction;
-        let inflated = match &mut self.inflater {
-            Some(inflater) => {
-                inflater.push(part, &mut |part| sink.message(key, direction, Piece::Bytes(part)))
-            }
-            None => Err(Reason::Undecodable),
-        };
-        if let Err(reason) = inflated {
-            self.undecodable.get_or_insert(reason);
+        let inflated = self.inflater.as_mut().is_some_and(|inflater| {
+            inflater.push(part, &mut |part| sink.message(key, direction, Piece::Bytes(part))).is_ok()
+        });
+        if !inflated {
+            self.undecodable = true;
             self.inflater = None;
             sink.message(key, direction, Piece::Gap(part.len() as u64));
         }
@@ -425,14 +336,11 @@ impl Half {
         let deflated = self.message.is_some_and(|message| message.deflated);
         let direction = self.direction;
         if let (true, Some(inflater)) = (deflated, &mut self.inflater) {
-            // Data that is over has its end already.
-            let tail: &[u8] = if inflater.ended { &[] } else { &TAIL };
-            let end = inflater.push(tail, &mut |part| sink.message(key, direction, Piece::Bytes(part)));
-            if let Err(reason) = end {
-                self.undecodable.get_or_insert(reason);
+            let end = inflater.end(&mut |part| sink.message(key, direction, Piece::Bytes(part)));
+            if end.is_err() {
                 sink.message(key, direction, Piece::Gap(0));
             }
-            if self.fresh || inflater.ended || end.is_err() {
+            if self.fresh || inflater.has_ended() || end.is_err() {
                 self.inflater = None;
             }
         }
@@ -440,162 +348,12 @@ impl Half {
         sink.message_end(key, direction);
     }
 
-    /// A window that begins anew makes the next message readable again.
     fn message_over(&mut self) {
         self.message = None;
-        if self.fresh {
-            self.undecodable = None;
-        }
+        self.undecodable = false;
     }
 
     fn is_nothing_but_frames(&self, bytes: &[u8]) -> bool {
         only_frames(self.direction, self.deflate, bytes).is_some()
-    }
-}
-
-/// Whether `bytes` can be nothing but frames of `direction` of which one begins a message that can be read without knowing
-/// what was agreed on.
-pub(super) fn begins_with_messages(direction: Direction, bytes: &[u8]) -> bool {
-    only_frames(direction, true, bytes) == Some(true)
-}
-
-/// Whether `bytes` can be nothing but frames: heads follow each other where the lengths say, to the end exactly, or into
-/// a message that begins like JSON; and if so, whether one of them begins such a message.
-fn only_frames(direction: Direction, deflate: bool, mut bytes: &[u8]) -> Option<bool> {
-    let (mut frames, mut readable) = (0, false);
-    while !bytes.is_empty() {
-        let Read::Frame(frame) = FrameHead::read(bytes) else { return None };
-        let masked = frame.mask.is_some() == (direction == Direction::Sent);
-        let control = frame.kind >= CLOSE;
-        let begins = matches!(frame.kind, TEXT | BINARY);
-        let lawful = masked
-            && (!frame.deflated || (deflate && begins))
-            && (!control || (frame.last && frame.length <= CONTROL_MAX))
-            // The middle of a message says nothing without its beginning.
-            && (frames > 0 || frame.kind != CONTINUATION);
-        if !lawful {
-            return None;
-        }
-        frames += 1;
-        let payload = bytes.get(frame.size..).unwrap_or_default();
-        let json = begins && !frame.deflated && frame.length > 0 && is_json(payload, frame.mask);
-        readable |= json;
-        match usize::try_from(frame.length).ok().and_then(|length| payload.get(length..)) {
-            Some(rest) => bytes = rest,
-            None => return json.then_some(readable),
-        }
-    }
-    (frames > 0).then_some(readable)
-}
-
-/// Whether a payload begins as an object does.
-fn is_json(payload: &[u8], mask: Option<[u8; 4]>) -> bool {
-    let mut plain = payload.iter().zip(mask.unwrap_or_default()).map(|(byte, mask)| byte ^ mask);
-    plain.next() == Some(b'{')
-        && plain.next().is_none_or(|next| matches!(next, b'"' | b'}' | b' ' | b'\t' | b'\r' | b'\n'))
-}
-
-impl FrameHead {
-    fn read(bytes: &[u8]) -> Read {
-        let [first, second, rest @ ..] = bytes else { return Read::More };
-        let kind = first & 0x0f;
-        // The bits of extensions that are not known, and kinds that are not.
-        if first & 0x30 != 0 || !matches!(kind, CONTINUATION..=BINARY | CLOSE..=PONG) {
-            return Read::Wrong;
-        }
-        let (length, after) = match (second & 0x7f, rest) {
-            (126, [a, b, after @ ..]) => (u64::from(u16::from_be_bytes([*a, *b])), after),
-            (127, [a, b, c, d, e, f, g, h, after @ ..]) => {
-                (u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]), after)
-            }
-            (126 | 127, _) => return Read::More,
-            (short, after) => (u64::from(short), after),
-        };
-        // The shortest form is the only one, and no length has its highest bit.
-        let lawful = match second & 0x7f {
-            126 => length > 125,
-            127 => length > 0xffff && length >> 63 == 0,
-            _ => true,
-        };
-        if !lawful {
-            return Read::Wrong;
-        }
-        let mut size = bytes.len() - after.len();
-        let mask = match (second & 0x80, after) {
-            (0, _) => None,
-            (_, [a, b, c, d, ..]) => {
-                size += 4;
-                Some([*a, *b, *c, *d])
-            }
-            _ => return Read::More,
-        };
-        Read::Frame(FrameHead {
-            last: first & 0x80 != 0,
-            deflated: first & 0x40 != 0,
-            kind,
-            mask,
-            length,
-            size,
-        })
-    }
-}
-
-impl Inflater {
-    fn new(budget: &Budget) -> Option<Inflater> {
-        let lease = budget.lease(INFLATE_BYTES)?;
-        Some(Inflater { state: Decompress::new(false), taken: 0, given: 0, ended: false, _lease: lease })
-    }
-
-    fn push(&mut self, mut bytes: &[u8], out: &mut dyn FnMut(&[u8])) -> Result<(), Reason> {
-        let mut buffer = [0; DECODE_BUFFER];
-        let mut most = 0;
-        self.taken = self.taken.saturating_add(bytes.len() as u64);
-        let result = loop {
-            if self.ended {
-                if bytes.is_empty() {
-                    break Ok(());
-                }
-                // A message may go on behind a last block (RFC 7692, 7.2.3.4).
-                self.state.reset(false);
-                self.ended = false;
-            }
-            let (used, made) = match self.step(bytes, &mut buffer) {
-                Ok(step) => step,
-                // It may have made something before it failed.
-                Err(reason) => {
-                    most = buffer.len();
-                    break Err(reason);
-                }
-            };
-            most = most.max(made);
-            bytes = bytes.get(used..).unwrap_or_default();
-            self.given = self.given.saturating_add(made as u64);
-            if self.given > EXPANSION_FLOOR && self.given / EXPANSION_RATIO_MAX > self.taken {
-                break Err(Reason::LimitReached);
-            }
-            out(buffer.get(..made).unwrap_or_default());
-            if !self.ended && made < buffer.len() && (bytes.is_empty() || (used == 0 && made == 0)) {
-                break Ok(());
-            }
-        };
-        wipe(buffer.get_mut(..most).unwrap_or_default());
-        result
-    }
-
-    /// Inflates some of `bytes` into `buffer`: how many were used and made.
-    fn step(&mut self, bytes: &[u8], buffer: &mut [u8]) -> Result<(usize, usize), Reason> {
-        let (taken, given) = (self.state.total_in(), self.state.total_out());
-        let status = self.state.decompress(bytes, buffer, FlushDecompress::Sync);
-        self.ended = status.map_err(|_| Reason::Undecodable)? == Status::StreamEnd;
-        let used = usize::try_from(self.state.total_in() - taken).unwrap_or(bytes.len());
-        let made = usize::try_from(self.state.total_out() - given).unwrap_or(0);
-        Ok((used, made))
-    }
-}
-
-impl Drop for Inflater {
-    /// The window holds the last of the messages.
-    fn drop(&mut self) {
-        forget(&mut self.state, self.given);
     }
 }

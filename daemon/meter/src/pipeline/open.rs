@@ -4,10 +4,10 @@ use super::attempts::Attempt;
 use super::talk::Talk;
 use crate::directory::Operation;
 use crate::exchange::{Exchange, ProviderError, Reason, ToolUse, Usage};
-use crate::flow::Piece;
+use crate::flow::{Direction, Piece};
 use crate::http::body::Decoder;
 use crate::http::grpc::{self, Messages, Part};
-use crate::http::{End, Header, Key, ResponseHead, header};
+use crate::http::{End, Header, Key, ResponseHead, header, ws};
 use crate::limits::{Budget, EXCHANGE_BYTES, Lease};
 use crate::llm::answer::{Answer, Verdict};
 use crate::llm::dialect::Dialect;
@@ -54,6 +54,8 @@ pub(super) struct Open {
     headless: bool,
     /// It asks for a WebSocket in its stream (RFC 8441).
     asks_for_talk: bool,
+    /// Something is missing of what was sent and received in that stream, before a response was seen.
+    holes: [bool; 2],
     /// What a head or trailers say of a call that failed.
     failure: Option<ProviderError>,
     /// Why the answer cannot be read to its end.
@@ -95,6 +97,7 @@ impl Open {
             has_body: false,
             headless: false,
             asks_for_talk: false,
+            holes: [false; 2],
             failure: None,
             unreadable: None,
             labelled_stream: false,
@@ -125,6 +128,31 @@ impl Open {
     /// The request asks for a WebSocket in its stream.
     pub(super) fn asks_for_talk(&mut self) {
         self.asks_for_talk = true;
+    }
+
+    /// Takes a part of a stream that asks for a WebSocket. Whether it is one although the response was not seen; and if so,
+    /// whether something is missing of what was sent.
+    pub(super) fn shows_talk(&mut self, direction: Direction, data: Piece<'_>) -> Option<bool> {
+        if !self.asks_for_talk || self.exchange.status.is_some() {
+            return None;
+        }
+        let [sent, received] = self.holes;
+        match (direction, data) {
+            (Direction::Sent, Piece::Gap(_)) => self.holes[0] = true,
+            (Direction::Received, Piece::Gap(_)) => self.holes[1] = true,
+            // A client sends nothing before it is answered.
+            (Direction::Sent, Piece::Bytes(bytes)) if received && !sent => {
+                return ws::begins_no_request(bytes).then_some(false);
+            }
+            (Direction::Sent, Piece::Bytes(bytes)) if received => {
+                return ws::is_nothing_but_frames(direction, bytes).then_some(true);
+            }
+            (Direction::Received, Piece::Bytes(bytes)) if received => {
+                return ws::begins_with_messages(direction, bytes).then_some(sent);
+            }
+            _ => {}
+        }
+        None
     }
 
     /// Whether a response of this status is the WebSocket that the request asks for.
@@ -238,7 +266,9 @@ impl Open {
 
     pub(super) fn response_data(&mut self, data: Piece<'_>, now: Moment) {
         count(&mut self.exchange.response_bytes, data);
-        self.exchange.timing.first_byte.get_or_insert(now);
+        if !data.is_empty() {
+            self.exchange.timing.first_byte.get_or_insert(now);
+        }
         let Some(answer) = &mut self.answer else { return };
         if let Piece::Bytes([first, ..]) = data
             && let Some(budget) = self.coding_unknown.take()

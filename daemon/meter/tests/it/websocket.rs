@@ -438,19 +438,14 @@ fn a_session_joined_late_goes_on_with_the_next_message_that_can_be_read() {
             0,
         ),
         ("a large message whose end comes later", openai, with_hole(done(5), 20, 0).to_vec(), vec![one], 0),
-        // Nobody knows the window that these refer to.
+        // Nothing tells that these are messages.
         ("deflated", openai, vec![packed(), packed()], vec![late], 2),
+        ("deflated, one that is not", openai, vec![packed(), begin(), packed()], vec![one], 1),
+        ("deflated answers to plain requests", openai, vec![ask(), packed()], vec![one], 0),
         (
-            "deflated, one that is not",
+            "one that refers to others",
             openai,
-            vec![packed(), begin(), packed()],
-            vec!["unknown -,-,-,-,- late_attach"],
-            1,
-        ),
-        (
-            "deflated answers to plain requests",
-            openai,
-            vec![ask(), packed()],
+            vec![ask(), frame(Received, 0xc1, &deflated(&[&usage(4), &usage(5)], false)[1])],
             vec!["unknown -,-,-,-,- late_attach"],
             0,
         ),
@@ -497,6 +492,84 @@ fn a_handshake_of_which_only_the_answer_was_seen_begins_a_session() {
     let outcome = driver.outcome();
     assert_eq!(told(&outcome.exchanges), ["unknown 5,2,1,-,- ok"], "{:?}", outcome.lost);
     assert_eq!(outcome.lost_bytes(), 0);
+}
+
+#[test]
+fn a_session_goes_on_whose_answer_to_the_handshake_is_lost() {
+    let one = "realtime 5,2,1,-,- ok";
+    let gap = "realtime -,-,-,-,- gap";
+    let packed = |texts: &[&str], fresh: bool| -> Vec<Do> {
+        deflated(texts, fresh).into_iter().map(|bytes| frame(Received, 0xc1, &bytes)).collect()
+    };
+    let packed_ask = || frame(Sent, 0xc1, &deflated(&["{\"type\":\"response.create\"}"], true)[0]);
+    let lost = |steps: Vec<Do>| {
+        let bytes = |step: &Do| match step {
+            Do::Bytes(_, bytes) => bytes.len() as u64,
+            Do::Lose(_, bytes) => *bytes,
+        };
+        Do::Lose(Received, steps.iter().map(bytes).sum())
+    };
+    let asked = |more: Vec<Do>| [vec![ask()], more].concat();
+    for (name, steps, expected) in [
+        ("the client goes on", asked(vec![begin(), delta(), done(5)]), vec![one]),
+        ("the server goes on", vec![begin(), done(5)], vec![one]),
+        ("with answers too", asked(vec![lost(vec![begin(), done(4)]), ask(), done(5)]), vec![one, gap]),
+        ("deflated", [vec![packed_ask()], packed(&[&usage(5)], true)].concat(), vec![one]),
+        (
+            "deflated with one window",
+            [vec![packed_ask()], packed(&[&usage(5), &usage(6)], false)].concat(),
+            vec![one, "realtime 6,2,1,-,- ok"],
+        ),
+        (
+            "deflated with one window of which the beginning is lost",
+            [
+                vec![packed_ask(), lost(packed(&[&usage(4)], false)), packed_ask()],
+                packed(&[&usage(4), &usage(5)], false)[1..].to_vec(),
+            ]
+            .concat(),
+            vec![gap, gap],
+        ),
+        ("nothing follows", vec![], vec![gap]),
+        ("nothing is said", vec![frame(Sent, 0x89, b"ping")], vec![gap]),
+    ] {
+        for carrier in [Carrier::Connection, Carrier::Stream] {
+            let mut script = session(carrier, "permessage-deflate", &steps);
+            script[1] = lost(vec![script[1].clone()]);
+            let mut driver = Driver::new("api.openai.com", false);
+            play(&mut driver, &script, usize::MAX);
+            driver.close();
+            let outcome = driver.outcome();
+            assert_eq!(told(&outcome.exchanges), expected, "{name}, {carrier:?}: {:?}", outcome.lost);
+            assert!(outcome.lost.iter().all(|(reason, _)| *reason == Reason::Gap), "{name}, {carrier:?}");
+        }
+    }
+    // Where the answer was a refusal, the client goes on with requests.
+    let [Do::Bytes(_, get), Do::Bytes(_, switch)] = &handshake("")[..] else { unreachable!("two") };
+    let mut driver = Driver::new("api.openai.com", false);
+    driver.sent(get);
+    driver.gap(Received, switch.len() as u64);
+    driver.sent(get);
+    driver.received(switch);
+    play(&mut driver, &[ask(), done(5)], usize::MAX);
+    driver.close();
+    assert_eq!(told(&driver.outcome().exchanges), [gap, one]);
+}
+
+#[test]
+fn a_session_goes_on_of_which_the_handshake_is_lost() {
+    let fetch = b"GET /v1/models HTTP/1.1\r\nHost: api.openai.com\r\n\r\n";
+    let found = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}";
+    let mut driver = Driver::new("api.openai.com", false);
+    driver.sent(fetch);
+    driver.received(found);
+    for step in handshake("") {
+        let Do::Bytes(direction, bytes) = step else { unreachable!("bytes") };
+        driver.gap(direction, bytes.len() as u64);
+    }
+    play(&mut driver, &[ask(), begin(), done(5)], usize::MAX);
+    driver.close();
+    let expected = ["models -,-,-,-,- not_inference", "unknown 5,2,1,-,- ok"];
+    assert_eq!(told(&driver.outcome().exchanges), expected);
 }
 
 /// Each answer has the model that its own request asked for, or none that it was not for.

@@ -122,6 +122,9 @@ impl Connection {
         let (method, target) = (parsed.method?, parsed.path?);
         let framing = Framing::of_request(parsed.headers)?;
         let key = self.begin(method, tally, sink);
+        if let Some(asked) = self.pending.back_mut() {
+            asked.websocket = method == "GET" && ws::Options::of(parsed.headers).is_some();
+        }
         sink.request(
             key,
             &RequestHead { method, target, authority: None, protocol: None, headers: parsed.headers },
@@ -147,6 +150,9 @@ impl Connection {
         if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
             self.report_orphan(sink);
         }
+        if let Some(refused) = self.switching.take() {
+            sink.response_end(refused.key, End::Cut(Reason::Gap));
+        }
         self.ahead |= !self.pending.is_empty() || self.receiving.is_some();
         if self.pending.len() >= PENDING_MAX
             && let Some(oldest) = self.pending.pop_front()
@@ -169,7 +175,7 @@ impl Connection {
         self.next_key += 1;
         self.orphaned = false;
         let (head_only, connect) = (method == "HEAD", method == "CONNECT");
-        self.pending.push_back(Pending { key, trust, head_only, connect });
+        self.pending.push_back(Pending { key, trust, head_only, connect, websocket: false });
         key
     }
 
@@ -192,6 +198,10 @@ impl Connection {
                 self.certain = true;
                 tally.metered = tally.metered.saturating_add(seen);
                 let key = self.begin(method, tally, sink);
+                if let Some(asked) = self.pending.back_mut() {
+                    // Perhaps the rest says so.
+                    asked.websocket = method == "GET";
+                }
                 sink.request(
                     key,
                     &RequestHead { method, target, authority: None, protocol: None, headers: parsed.headers },
@@ -218,6 +228,13 @@ impl Connection {
     ) -> Next {
         if (100..200).contains(&status) && status != 101 {
             return Next::Http1;
+        }
+        // A hole took an interim response and not this one, or it did: only one that switches tells.
+        if let Some(asked) = self.switching.take() {
+            match status {
+                101 => self.pending.push_back(asked),
+                _ => sink.response_end(asked.key, End::Cut(Reason::Gap)),
+            }
         }
         let trust = self.pending.front().map(|pending| pending.trust);
         if let (Some(reason), true, Some(Trust::IfItWaits | Trust::None)) = (self.unseen, self.ahead, trust) {
@@ -261,7 +278,7 @@ impl Connection {
             && let (Some(key), Some(options)) = (key, ws::Options::of(headers))
             && sink.converse(key)
         {
-            return Next::WebSocket { key, options, rest: 0 };
+            return Next::WebSocket { connection: Box::new(ws::Connection::new(key, options)), rest: 0 };
         }
         let tunnel = pending.is_some_and(|pending| pending.connect) && (200..300).contains(&status);
         if status == 101 || tunnel {

@@ -19,6 +19,10 @@ pub(super) const BELIEVED_MAX: usize = 1 << 18;
 /// Largest frame without a setting that few use (RFC 9113, 4.2).
 const FRAME_USUAL_MAX: usize = 1 << 14;
 
+/// Streams that are believed in while looking for the next frame. Of a piece that begins within a head, bytes of its stream
+/// and of the payload stand where a stream should: they show one that only a connection of eight million requests has.
+const STREAM_BELIEVED_MAX: u32 = 1 << 24;
+
 /// The head of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct FrameHead {
@@ -46,6 +50,7 @@ impl FrameHead {
         let FrameHead { length, kind, flags, stream } = *self;
         let connection = stream == 0;
         length <= BELIEVED_MAX
+            && stream < STREAM_BELIEVED_MAX
             && match kind {
                 DATA => !connection && flags & !(END_STREAM | PADDED) == 0,
                 HEADERS => !connection && flags & !(END_STREAM | END_HEADERS | PADDED | PRIORITY) == 0,

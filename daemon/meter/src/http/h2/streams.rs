@@ -14,6 +14,19 @@ pub(super) struct Stream {
     pub(super) request_ended: bool,
     /// The final response head was seen.
     pub(super) responded: bool,
+    /// A hole may have taken something of the response.
+    pub(super) holed: bool,
+}
+
+impl Stream {
+    /// Why it has no end that was seen.
+    pub(super) fn unfinished(&self) -> Reason {
+        match (self.responded, self.holed) {
+            (true, _) => Reason::Interrupted,
+            (false, true) => Reason::Gap,
+            (false, false) => Reason::NoResponse,
+        }
+    }
 }
 
 impl Connection {
@@ -28,7 +41,7 @@ impl Connection {
             return false;
         }
         earlier.push(stream);
-        self.streams.push(Stream { id: stream, request_ended: true, responded: true });
+        self.streams.push(Stream { id: stream, request_ended: true, responded: true, holed: false });
         sink.unasked(Key::from(stream), Reason::LateAttach);
         sink.response(Key::from(stream), &ResponseHead { status: 0, headers: &[], whole: false });
         true
@@ -57,8 +70,9 @@ impl Connection {
     }
 
     pub(super) fn reset(&mut self, stream: u32, sink: &mut impl Sink) {
-        let responded = self.streams.iter().any(|open| open.id == stream && open.responded);
-        let why = if responded { Reason::Interrupted } else { Reason::NoResponse };
+        let Some(why) = self.streams.iter().find(|open| open.id == stream).map(Stream::unfinished) else {
+            return;
+        };
         self.end(Direction::Received, stream, End::Cut(why), sink);
     }
 
@@ -77,7 +91,7 @@ impl Connection {
             }
         }
         self.first.get_or_insert(stream);
-        self.streams.push(Stream { id: stream, request_ended: false, responded: false });
+        self.streams.push(Stream { id: stream, request_ended: false, responded: false, holed: false });
         let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
         let head = RequestHead {
             method: fields.get(":method").unwrap_or(""),
@@ -125,7 +139,7 @@ impl Connection {
                 if stream > self.newest && self.first.is_some() {
                     self.newest = stream;
                 }
-                self.streams.push(Stream { id: stream, request_ended: true, responded: true });
+                self.streams.push(Stream { id: stream, request_ended: true, responded: true, holed: false });
                 sink.unasked(Key::from(stream), reason);
             }
             (None, None) => return,

@@ -71,6 +71,14 @@ impl Meter<'_> {
 
     /// Reads what passes in a stream that is a WebSocket; false if it is none. The connection counts its bytes.
     fn frames(&mut self, key: Key, direction: Direction, data: Piece<'_>) -> bool {
+        if let Some(holed) = self.state.find(key).and_then(|open| open.shows_talk(direction, data))
+            && self.converse(key)
+        {
+            let frames = Box::new(ws::Connection::unanswered(key, holed, self));
+            if let Some(talk) = self.state.talk(key) {
+                talk.frames = Some(frames);
+            }
+        }
         let Some(mut frames) = self.state.talk(key).and_then(|talk| talk.frames.take()) else { return false };
         let mut counted = Tally::default();
         match data {
@@ -183,7 +191,9 @@ impl Sink for Meter<'_> {
                 && self.converse(key)
                 && let Some(talk) = self.state.talk(key)
             {
-                talk.frames = Some(Box::new(ws::Connection::new(key, ws::Options::agreed(head.headers))));
+                let options =
+                    if head.whole { ws::Options::agreed(head.headers) } else { ws::Options::UNKNOWN };
+                talk.frames = Some(Box::new(ws::Connection::new(key, options)));
             }
         }
     }
