@@ -1,8 +1,8 @@
 //! Counts that few providers report: tokens by modality and lifetime, and what is billed in other units than tokens.
 //!
 //! They refine the counts of [`crate::exchange::Usage`] and never add to them: audio in a cache is part of what was read
-//! from the cache, and that is part of the input. What compaction used is apart: the provider counts it beside the answer
-//! and bills it.
+//! from the cache, and that is part of the input. What compaction and an adviser used is apart: the provider counts it
+//! beside the answer and bills it.
 
 macro_rules! details {
     ($($(#[$doc:meta])* $variant:ident = $code:literal $name:literal,)+) => {
@@ -109,36 +109,63 @@ details! {
     CompactionOutput = 36 "compaction_output_tokens",
     /// Time that the model ran, ms, where that is what is billed.
     ComputeMs = 37 "compute_ms",
+    /// Input that was not cached and that asking another model for advice used, beside the answer.
+    AdvisorInput = 38 "advisor_input_tokens",
+    /// The same, read from a cache.
+    AdvisorCacheRead = 39 "advisor_cache_read_input_tokens",
+    /// The same, written to a cache.
+    AdvisorCacheCreation = 40 "advisor_cache_creation_input_tokens",
+    /// Output of the model that was asked for advice, beside the answer.
+    AdvisorOutput = 41 "advisor_output_tokens",
+    /// Audio in the answer, ms.
+    AudioOutputMs = 42 "audio_output_ms",
+    /// Audio of both directions that is billed by its length, ms.
+    BillableAudioMs = 43 "billable_audio_ms",
 }
 
 /// What was reported of them; the rest is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Details([Option<u64>; Detail::ALL.len()]);
+pub struct Details {
+    /// One bit for each that was reported.
+    known: u64,
+    /// 0 where nothing was.
+    counts: [u64; Detail::ALL.len()],
+}
+
+const _: () = assert!(Detail::ALL.len() <= u64::BITS as usize);
 
 impl Default for Details {
     fn default() -> Details {
-        Details([None; Detail::ALL.len()])
+        Details { known: 0, counts: [0; Detail::ALL.len()] }
     }
 }
 
 impl Details {
     /// The count, if it was reported.
     pub fn get(&self, detail: Detail) -> Option<u64> {
-        self.0.get(detail as usize).copied().flatten()
+        (self.known & Details::bit(detail) != 0).then(|| self.counts.get(detail as usize).copied())?
     }
 
     /// Sets a count that was reported.
     pub fn set(&mut self, detail: Detail, count: u64) {
-        if let Some(slot) = self.0.get_mut(detail as usize) {
-            *slot = Some(count);
-        }
+        self.known |= Details::bit(detail);
+        self.put(detail, count);
     }
 
     /// Forgets a count.
     pub fn unset(&mut self, detail: Detail) {
-        if let Some(slot) = self.0.get_mut(detail as usize) {
-            *slot = None;
+        self.known &= !Details::bit(detail);
+        self.put(detail, 0);
+    }
+
+    fn put(&mut self, detail: Detail, count: u64) {
+        if let Some(slot) = self.counts.get_mut(detail as usize) {
+            *slot = count;
         }
+    }
+
+    fn bit(detail: Detail) -> u64 {
+        1 << detail as u8
     }
 
     /// Adds to a count.
@@ -183,5 +210,12 @@ mod tests {
         assert_eq!(sum.iter().collect::<Vec<_>>(), [(Detail::Images, 0), (Detail::Pages, 5)]);
         sum.add(Detail::Pages, u64::MAX);
         assert_eq!(sum.get(Detail::Pages), Some(u64::MAX));
+        for detail in Detail::ALL {
+            let mut one = Details::default();
+            one.set(*detail, 7);
+            assert_eq!(one.iter().collect::<Vec<_>>(), [(*detail, 7)]);
+            one.unset(*detail);
+            assert_eq!(one, Details::default());
+        }
     }
 }

@@ -157,6 +157,8 @@ struct FileProvider {
     cdn: bool,
     #[serde(default)]
     mixed: bool,
+    #[serde(default)]
+    mixed_hosts: Vec<String>,
     dialect: Option<String>,
 }
 
@@ -184,17 +186,19 @@ impl Directory {
         for raw in &file.operation {
             directory.routes.add(raw).expect("operations in data/providers.toml are well-formed");
         }
-        for raw in file.provider {
-            let provider = directory.add(Provider {
-                name: raw.name.as_str().into(),
-                shared_cdn: raw.cdn,
-                mixed: raw.mixed,
-                dialect: raw.dialect.as_deref().and_then(dialect::named),
-                configured: false,
-            });
-            for host in &raw.hosts {
-                let pattern = HostPattern::parse(host).expect("hosts in data/providers.toml are well-formed");
-                directory.claim(pattern, provider);
+        for FileProvider { name, hosts, cdn, mixed, mixed_hosts, dialect } in file.provider {
+            let dialect = dialect.as_deref().and_then(dialect::named);
+            for (hosts, mixed) in
+                [(hosts, mixed), (mixed_hosts, true)].into_iter().filter(|(hosts, _)| !hosts.is_empty())
+            {
+                let name = name.as_str().into();
+                let provider =
+                    directory.add(Provider { name, shared_cdn: cdn, mixed, dialect, configured: false });
+                for host in &hosts {
+                    let pattern =
+                        HostPattern::parse(host).expect("hosts in data/providers.toml are well-formed");
+                    directory.claim(pattern, provider);
+                }
             }
         }
         directory

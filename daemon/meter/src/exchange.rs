@@ -234,7 +234,7 @@ pub struct Exchange {
     pub batch: bool,
     /// Why generation ended, in the provider's words, one per choice.
     pub finish_reasons: Words,
-    /// Tools the model called, each once, in order of appearance; at most [`TOOLS_MAX`].
+    /// Tools that were called or are listed, each once, in order of appearance; at most [`TOOLS_MAX`].
     pub tools: Vec<ToolUse>,
     /// Request id of the provider.
     pub provider_request_id: Option<Box<str>>,
@@ -285,12 +285,12 @@ impl Exchange {
     }
 }
 
-/// A tool that the model called.
+/// A tool that was called, or that a server of tools offers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolUse {
     /// Its name.
     pub name: Box<str>,
-    /// How often; `None` if the answer was not seen whole.
+    /// How often it was called, 0 if it is offered; `None` if the answer was not seen whole.
     pub calls: Option<u32>,
 }
 

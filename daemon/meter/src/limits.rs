@@ -95,6 +95,13 @@ pub const ATTEMPTS_MAX: usize = 4096;
 /// A remembered request: 48 bytes in a map and 40 in a set, with the slack of both.
 pub const ATTEMPT_BYTES: usize = 256;
 
+/// Time for which an answer that is to be fetched later is awaited, in ns: a day, longer than any provider keeps one that
+/// nobody fetched (OpenAI 10 minutes, Replicate an hour, xAI a day).
+pub const AWAITED_NS: u64 = 24 * 60 * 60 * 1_000_000_000;
+
+/// Answers that are awaited, of all pipelines together, 96 bytes each; the oldest makes room.
+pub const AWAITED_MAX: usize = 4096;
+
 /// An open exchange with its scanners and texts, without decoders.
 pub const EXCHANGE_BYTES: usize = 8 * 1024;
 

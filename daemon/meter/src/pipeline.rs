@@ -1,6 +1,7 @@
 //! The meaning of the product on one page: every stage in order.
 
 mod attempts;
+mod awaited;
 mod open;
 mod session;
 mod talk;

@@ -444,7 +444,7 @@ pub struct Exchange {
 pub struct ToolCalls {
     #[prost(string, tag = "1")]
     pub name: ::prost::alloc::string::String,
-    /// Absent: the answer was not seen whole.
+    /// 0: a server of tools offers it. Absent: the answer was not seen whole.
     #[prost(uint32, optional, tag = "2")]
     pub calls: ::core::option::Option<u32>,
 }
@@ -505,10 +505,12 @@ pub struct UsageDetail {
     /// "cache_creation_12h_input_tokens", "text_output_tokens", "video_output_tokens", "accepted_prediction_tokens",
     /// "rejected_prediction_tokens"; tokens that are billed, where the provider states other ones than it used:
     /// "billed_input_tokens", "billed_output_tokens"; units that are not tokens: "images", "input_images", "image_pixels",
-    /// "video_pixels", "audio_input_ms", "characters", "pages", "search_units", "classifications", "search_queries",
-    /// "sources", "web_fetch_requests", "web_search_calls", "file_search_calls", "code_interpreter_calls", "compute_ms"; and
-    /// what the provider counts beside the answer and bills: "compaction_input_tokens",
-    /// "compaction_cache_read_input_tokens", "compaction_cache_creation_input_tokens", "compaction_output_tokens".
+    /// "video_pixels", "audio_input_ms", "audio_output_ms", "billable_audio_ms", "characters", "pages", "search_units",
+    /// "classifications", "search_queries", "sources", "web_fetch_requests", "web_search_calls", "file_search_calls",
+    /// "code_interpreter_calls", "compute_ms"; and what the provider counts beside the answer and bills:
+    /// "compaction_input_tokens", "compaction_cache_read_input_tokens", "compaction_cache_creation_input_tokens",
+    /// "compaction_output_tokens", and the same of another model that was asked for advice: "advisor_input_tokens",
+    /// "advisor_cache_read_input_tokens", "advisor_cache_creation_input_tokens", "advisor_output_tokens".
     #[prost(string, tag = "1")]
     pub unit: ::prost::alloc::string::String,
     #[prost(uint64, tag = "2")]

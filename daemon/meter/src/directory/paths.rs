@@ -1,7 +1,7 @@
 //! Which path of a request is which operation, and which dialect its answer speaks.
 //!
 //! A *pattern* is written like a path: `**` stands for any number of segments, `*` for one, `{model}` for one that names
-//! the model, `{model}:verb` and `*:verb` for one that ends so. Of several patterns that match, the more specific one
+//! the model, `{model}/{model}` for two that do together (`owner/name`), `{model}:verb` and `*:verb` for one that ends so. Of several patterns that match, the more specific one
 //! counts: one for named providers before one for all, one for certain models before one for all, then the one with more
 //! segments written out. Two that are equally specific and match the same path are refused, so that the order in which
 //! they are written never matters.
@@ -13,7 +13,7 @@ use serde::Deserialize;
 use crate::llm::dialect::{self, Dialect};
 
 /// Every operation, by the name that records bear: OpenTelemetry's word where there is one, else the API's.
-pub const OPERATIONS: [&str; 35] = [
+pub const OPERATIONS: [&str; 38] = [
     "chat",
     "text_completion",
     "generate_content",
@@ -27,6 +27,7 @@ pub const OPERATIONS: [&str; 35] = [
     "speech",
     "realtime",
     "ocr",
+    "decision",
     "predict",
     "task",
     "invoke_agent",
@@ -40,6 +41,8 @@ pub const OPERATIONS: [&str; 35] = [
     "batch_results",
     "cancel",
     "files",
+    "fine_tuning",
+    "vector_stores",
     "models",
     "conversations",
     "assistants",
@@ -266,7 +269,7 @@ impl Routes {
         let first = |list: &Vec<usize>| {
             let routes = list.iter().filter_map(|place| self.routes.get(*place));
             routes.filter(|route| route.is_for(provider, method)).find_map(|route| {
-                let model = matching(&route.pattern, path)?;
+                let model = matching(&route.pattern, path)?.map(|(first, last)| between(target, first, last));
                 let model = model.or_else(|| self.model_in(path));
                 let fits =
                     route.model.as_deref().is_none_or(|part| model.is_some_and(|model| model.contains(part)));
@@ -328,8 +331,7 @@ fn parse(text: &str) -> Result<Vec<Segment>, &'static str> {
     if !text.starts_with('/') && !text.starts_with("**/") {
         return Err("must begin with \"/\", or with \"**/\" for any prefix");
     }
-    let mut models = 0;
-    let mut segments = Vec::new();
+    let mut segments: Vec<Segment> = Vec::new();
     for part in rest.trim_end_matches('/').split('/') {
         let segment = match part {
             "" => return Err("has an empty segment"),
@@ -347,20 +349,32 @@ fn parse(text: &str) -> Result<Vec<Segment>, &'static str> {
                 _ => Segment::Literal(part.into()),
             },
         };
-        models += usize::from(matches!(segment, Segment::One(true) | Segment::Verb(_, true)));
         if segment == Segment::Any && segments.last() == Some(&Segment::Any) {
             return Err("repeats \"**\"");
         }
         segments.push(segment);
     }
-    match models {
-        0 | 1 => Ok(segments),
+    let names = |segment: &Segment| matches!(segment, Segment::One(true) | Segment::Verb(_, true));
+    let places: Vec<usize> = (0..segments.len()).filter(|at| segments.get(*at).is_some_and(names)).collect();
+    match places[..] {
+        [] | [_] => Ok(segments),
+        [one, two] if one + 1 == two => Ok(segments),
         _ => Err("names the model twice"),
     }
 }
 
-/// The model in `path`, if it matches and names one.
-fn matching<'a>(pattern: &[Segment], path: &[&'a str]) -> Option<Option<&'a str>> {
+/// The first and the last of the segments that name a model.
+type Span<'a> = (&'a str, &'a str);
+
+/// The part of `text` from `first` to `last`, both of which lie in it.
+fn between<'a>(text: &'a str, first: &'a str, last: &'a str) -> &'a str {
+    let start = first.as_ptr().addr().wrapping_sub(text.as_ptr().addr());
+    let end = last.as_ptr().addr().wrapping_sub(text.as_ptr().addr()).wrapping_add(last.len());
+    text.get(start..end).unwrap_or(last)
+}
+
+/// Where the model stands in `path`, if it matches and names one.
+fn matching<'a>(pattern: &[Segment], path: &[&'a str]) -> Option<Option<Span<'a>>> {
     let Some((segment, later)) = pattern.split_first() else { return path.is_empty().then_some(None) };
     if *segment == Segment::Any {
         // Behind the last `**` the rest is as long as what is left of the pattern.
@@ -381,7 +395,12 @@ fn matching<'a>(pattern: &[Segment], path: &[&'a str]) -> Option<Option<&'a str>
             model.then_some(name)
         }
     };
-    matching(later, rest).map(|found| model.or(found))
+    let found = matching(later, rest)?;
+    Some(match (model, found) {
+        (Some(first), Some((_, last))) => Some((first, last)),
+        (Some(only), None) => Some((only, only)),
+        (None, found) => found,
+    })
 }
 
 /// Whether a path exists that matches both.

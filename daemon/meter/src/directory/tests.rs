@@ -18,6 +18,7 @@ fn names_find_their_provider() {
     check("notapi.openai.com", None);
     check("res.openai.azure.com", Some("azure"));
     check("openai.azure.com", None);
+    check("models.azure-api.net", Some("azure"));
     check("a.b.openai.azure.com", Some("azure"));
     check("bedrock-runtime.us-east-1.amazonaws.com", Some("bedrock"));
     check("bedrock-runtime.zz-new-9.amazonaws.com", Some("bedrock"));
@@ -62,7 +63,8 @@ fn no_host_belongs_to_two_providers() {
         let covers = pair[0].0.last() == Some(&b'.') && pair[1].0.starts_with(&pair[0].0);
         assert!(!covers || pair[0].1 == pair[1].1, "{pair:?} overlap");
     }
-    let mut names: Vec<_> = directory.providers.iter().map(|provider| &provider.name).collect();
+    let mut names: Vec<_> =
+        directory.providers.iter().map(|provider| (&provider.name, provider.mixed)).collect();
     names.sort();
     assert!(names.windows(2).all(|pair| pair[0] != pair[1]), "a provider is listed twice");
 }
@@ -82,6 +84,8 @@ fn kernel_keys_are_reversed_and_leave_mixed_hosts_out() {
     assert!(has(b"moc.swanozama.1-tsae-su.emitnur-kcordeb\0"));
     assert!(has(b"proc.wg."));
     assert!(!has(b"moc.gnitupmocekalfwons."));
+    assert!(has(b"moc.eruza.ianepo."));
+    assert!(!has(b"ten.ipa-eruza."));
     assert!(!has(b"tsohlacol\0"));
     for (key, index) in directory.kernel_keys() {
         assert!(key.len() <= 128 && matches!(key.last(), Some(0 | b'.')));

@@ -32,6 +32,20 @@ enum Form {
     Opaque,
 }
 
+/// Whether a content type says that a body is a stream of events or of documents, one a line.
+pub fn is_stream(label: &str) -> bool {
+    const STREAMS: [&str; 6] = [
+        "text/event-stream",
+        "application/vnd.amazon.eventstream",
+        "application/x-ndjson",
+        "application/ndjson",
+        "application/x-jsonl",
+        "application/stream+json",
+    ];
+    let kind = label.split(';').next().unwrap_or(label).trim();
+    STREAMS.iter().any(|stream| stream.eq_ignore_ascii_case(kind))
+}
+
 /// What can be said of the usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
@@ -105,7 +119,7 @@ impl Answer {
         Answer {
             dialect,
             form: match dialect.wire {
-                Wire::Text | Wire::Session(_) => Form::Unknown,
+                Wire::Text | Wire::Document | Wire::Session(_) => Form::Unknown,
                 Wire::Protobuf { .. } => Form::Protobuf(Box::default()),
             },
             scanner: Scanner::default(),
@@ -147,7 +161,9 @@ impl Answer {
                     self.array = true;
                     Form::Json
                 }
-                b':' | b'd' | b'e' | b'i' | b'r' => Form::Events(Sse::default()),
+                b':' | b'd' | b'e' | b'i' | b'r' if self.dialect.wire != Wire::Document => {
+                    Form::Events(Sse::default())
+                }
                 _ => Form::Opaque,
             };
         }
@@ -254,9 +270,7 @@ impl Answer {
                 gap.before_first == 0 || (facts.usages == gap.before_last && !gap.terminal)
             }
         });
-        let mut usage = (self.dialect.usage)(&facts.counts);
-        usage.details.add_all(facts.counts.details());
-        usage.details.add_all(&facts.outside());
+        let usage = self.dialect.usage_of(facts);
         match () {
             () if missing => (Usage::default(), Verdict::Gap),
             () if !whole => (Usage::default(), Verdict::Cut),

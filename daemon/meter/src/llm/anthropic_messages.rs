@@ -2,14 +2,14 @@
 //!
 //! Input excludes what is read from and written to the cache. `message_start` has the input, `message_delta` cumulative
 //! counts that replace it field by field; a stream is whole with `message_stop`. Turns in which the conversation was
-//! summed up are in none of these sums; they are billed nevertheless ("Compaction", usage).
+//! summed up or another model was asked for advice are in none of these sums; they are billed nevertheless.
 
 use super::bedrock::{METRICS, metered};
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     CacheRead, CacheWrite, CacheWrite1h, CacheWrite5m, Input, Output, Reasoning, WebSearch,
 };
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, Merge, TurnCount};
 use crate::detail::Detail;
 use crate::exchange::Usage;
 
@@ -30,24 +30,18 @@ macro_rules! usage {
                 concat!($prefix, "/usage/server_tool_use/web_fetch_requests"),
                 Field::Detail(Detail::WebFetchRequests),
             ),
-            (concat!($prefix, "/usage/iterations/*"), Field::Iteration),
-            (concat!($prefix, "/usage/iterations/*/type"), Field::IterationKind),
-            (
-                concat!($prefix, "/usage/iterations/*/input_tokens"),
-                Field::IterationCount(Detail::CompactionInput),
-            ),
+            (concat!($prefix, "/usage/iterations/*"), Field::Turn),
+            (concat!($prefix, "/usage/iterations/*/type"), Field::TurnKind),
+            (concat!($prefix, "/usage/iterations/*/input_tokens"), Field::TurnCount(TurnCount::Input)),
             (
                 concat!($prefix, "/usage/iterations/*/cache_read_input_tokens"),
-                Field::IterationCount(Detail::CompactionCacheRead),
+                Field::TurnCount(TurnCount::CacheRead),
             ),
             (
                 concat!($prefix, "/usage/iterations/*/cache_creation_input_tokens"),
-                Field::IterationCount(Detail::CompactionCacheCreation),
+                Field::TurnCount(TurnCount::CacheCreation),
             ),
-            (
-                concat!($prefix, "/usage/iterations/*/output_tokens"),
-                Field::IterationCount(Detail::CompactionOutput),
-            ),
+            (concat!($prefix, "/usage/iterations/*/output_tokens"), Field::TurnCount(TurnCount::Output)),
             (concat!($prefix, "/usage/service_tier"), Field::Tier),
             (concat!($prefix, "/usage/speed"), Field::Speed),
             (concat!($prefix, "/model"), Field::Model),

@@ -1,20 +1,23 @@
 //! Transcription, translation and speech. Usage is tokens in the shape of responses, or the audio's duration: then there
-//! are no tokens. Mistral's is in the shape of chat completions.
+//! are no tokens. Mistral's is in the shape of chat completions. Without usage the length of the audio is what an answer
+//! tells beside its text (xAI, OpenAI's verbose form).
 
 use super::dialect::{Dialect, Wire};
-use super::facts::Count::{AudioInput, CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
+use super::facts::Count::{AudioInput, AudioMs, CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
 use super::facts::{Counts, Field, Merge};
 use super::openai_responses as responses;
 use crate::detail::Detail::AudioInputMs;
+use crate::detail::Details;
 use crate::exchange::Usage;
 
 /// Milliseconds of a second, as a power of ten.
 const MS: i32 = 3;
 
-const PATHS: [(&str, Field); 9] = [
+const PATHS: [(&str, Field); 10] = [
     ("/type", Field::Kind),
     ("/code", Field::ErrorCode),
     ("/delta", Field::Output),
+    ("/duration", Field::ScaledCount(AudioMs, MS)),
     ("/usage/seconds", Field::Scaled(AudioInputMs, MS)),
     ("/usage/prompt_audio_seconds", Field::Scaled(AudioInputMs, MS)),
     ("/usage/prompt_tokens", Field::Count(InputElsewhere)),
@@ -35,8 +38,14 @@ pub static DIALECT: Dialect = Dialect {
 };
 
 fn usage(counts: &Counts) -> Usage {
+    let input = counts.get(Input).or(counts.get(InputElsewhere));
+    let mut details = Details::default();
+    if let (None, None, Some(length)) = (input, counts.details().get(AudioInputMs), counts.get(AudioMs)) {
+        details.set(AudioInputMs, length);
+    }
     Usage {
-        input: counts.get(Input).or(counts.get(InputElsewhere)),
+        input,
+        details,
         output: counts.get(Output).or(counts.get(OutputElsewhere)),
         ..responses::usage(counts)
     }

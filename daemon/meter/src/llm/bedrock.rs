@@ -5,8 +5,8 @@
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
-    CacheRead, CacheReadMetered, CacheWrite, CacheWrite1h, CacheWrite5m, CacheWriteMetered, Input,
-    InputElsewhere, InputMetered, Output, OutputElsewhere, OutputMetered, Total,
+    AudioInput, AudioOutput, CacheRead, CacheReadMetered, CacheWrite, CacheWrite1h, CacheWrite5m,
+    CacheWriteMetered, Input, InputElsewhere, InputMetered, Output, OutputElsewhere, OutputMetered, Total,
 };
 use super::facts::{Counts, Field, Merge, Whole};
 use crate::detail::Detail;
@@ -50,6 +50,18 @@ pub(super) const METRICS: [(&str, Field); 5] = [
     ("/amazon-bedrock-invocationMetrics/outputTokenCount", Field::Count(OutputMetered)),
     ("/amazon-bedrock-invocationMetrics/cacheReadInputTokenCount", Field::Count(CacheReadMetered)),
     ("/amazon-bedrock-invocationMetrics/cacheWriteInputTokenCount", Field::Count(CacheWriteMetered)),
+];
+
+/// What a conversation in both directions used so far, as Nova Sonic reports it again and again. Its counts are totals,
+/// speech and text together. Source: "Handling output events with the bidirectional API", `usageEvent`.
+const USAGE_SONIC: [(&str, Field); 7] = [
+    ("/event/usageEvent", Field::Usage),
+    ("/event/usageEvent/totalInputTokens", Field::Count(InputElsewhere)),
+    ("/event/usageEvent/totalOutputTokens", Field::Count(OutputElsewhere)),
+    ("/event/usageEvent/totalTokens", Field::Count(Total)),
+    ("/event/usageEvent/details/total/input/speechTokens", Field::Count(AudioInput)),
+    ("/event/usageEvent/details/total/output/speechTokens", Field::Count(AudioOutput)),
+    ("/event/completionEnd/stopReason", Field::Finish),
 ];
 
 /// A vendor's answer may name a model of its own; the path names the one that is billed.
@@ -99,7 +111,7 @@ pub static CONVERSE: Dialect = Dialect {
 /// InvokeModel of a vendor without a dialect of its own.
 pub static INVOKE: Dialect = Dialect {
     name: "bedrock_invoke",
-    paths: &[&USAGE, &USAGE_NOVA, &METRICS, &VENDORS],
+    paths: &[&USAGE, &USAGE_NOVA, &USAGE_SONIC, &METRICS, &VENDORS],
     merge: Merge::LastValue,
     terminal: &[],
     usage_on_request: false,
@@ -126,7 +138,13 @@ fn invoked(counts: &Counts) -> Usage {
     let named = excluding_cache(counts);
     let output = named.output.or(counts.get(OutputElsewhere)).or(counts.get(OutputMetered));
     match named.input.or(counts.get(InputElsewhere)) {
-        Some(input) => Usage { input: Some(input), output, ..named },
+        Some(input) => Usage {
+            input: Some(input),
+            output,
+            audio_input: counts.get(AudioInput),
+            audio_output: counts.get(AudioOutput),
+            ..named
+        },
         None => Usage { output, ..metered(counts) },
     }
 }

@@ -21,6 +21,8 @@ macro_rules! usage {
             (concat!($prefix, "/billed_units/search_units"), Field::Detail(Detail::SearchUnits)),
             (concat!($prefix, "/billed_units/classifications"), Field::Detail(Detail::Classifications)),
             (concat!($prefix, "/billed_units/images"), Field::Detail(Detail::InputImages)),
+            (concat!($prefix, "/billed_units/pages"), Field::Detail(Detail::Pages)),
+            (concat!($prefix, "/billed_units/text_tokens"), Field::Detail(Detail::TextInput)),
             (concat!($prefix, "/billed_units/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/tokens/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/cached_tokens"), Field::Count(CacheRead)),
@@ -28,10 +30,10 @@ macro_rules! usage {
     };
 }
 
-const USAGE: [(&str, Field); 11] = usage!("/usage");
-const USAGE_END: [(&str, Field); 11] = usage!("/delta/usage");
-const META: [(&str, Field); 11] = usage!("/meta");
-const META_END: [(&str, Field); 11] = usage!("/response/meta");
+const USAGE: [(&str, Field); 13] = usage!("/usage");
+const USAGE_END: [(&str, Field); 13] = usage!("/delta/usage");
+const META: [(&str, Field); 13] = usage!("/meta");
+const META_END: [(&str, Field); 13] = usage!("/response/meta");
 
 const PATHS: [(&str, Field); 12] = [
     ("/finish_reason", Field::Finish),

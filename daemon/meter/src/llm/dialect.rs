@@ -4,12 +4,12 @@
 
 use std::sync::OnceLock;
 
-use super::facts::{Count, Counts, Field, Merge};
+use super::facts::{Count, Counts, Facts, Field, Merge};
 use super::json::Paths;
 use super::request::Wanted;
 use super::{
-    anthropic_messages, audio, batches, bedrock, cohere, embeddings, gemini, grpc, images, live, mcp,
-    model_server, ollama, openai_chat, openai_responses, replicate, watsonx,
+    anthropic_messages, audio, bedrock, cohere, embeddings, gemini, grpc, images, live, mcp, model_server,
+    objects, ollama, openai_chat, openai_responses, replicate, watsonx,
 };
 use crate::exchange::Usage;
 
@@ -36,6 +36,8 @@ pub struct Dialect {
 pub enum Wire {
     /// Text: JSON, events or AWS messages, whichever the first bytes show.
     Text,
+    /// The same, of which only JSON is read.
+    Document,
     /// Protobuf in gRPC messages: paths are of field numbers.
     Protobuf {
         /// Where the request names the model.
@@ -64,6 +66,14 @@ impl std::fmt::Debug for Dialect {
 }
 
 impl Dialect {
+    /// What an answer that said `facts` used.
+    pub fn usage_of(&self, facts: &Facts) -> Usage {
+        let mut usage = (self.usage)(&facts.counts);
+        usage.details.add_all(facts.counts.details());
+        usage.details.add_all(&facts.outside());
+        usage
+    }
+
     /// Its wanted paths, ready for look-up.
     pub fn wanted(&'static self) -> &'static Paths<Field> {
         static MADE: [OnceLock<Paths<Field>>; ALL.len()] = [const { OnceLock::new() }; ALL.len()];
@@ -86,7 +96,7 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 27] = [
+pub static ALL: [&Dialect; 29] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
     &openai_responses::DIALECT,
@@ -100,7 +110,7 @@ pub static ALL: [&Dialect; 27] = [
     &embeddings::DIALECT,
     &images::DIALECT,
     &audio::DIALECT,
-    &batches::DIALECT,
+    &objects::DIALECT,
     &mcp::DIALECT,
     &model_server::DIALECT,
     &replicate::DIALECT,
@@ -108,6 +118,8 @@ pub static ALL: [&Dialect; 27] = [
     &watsonx::CHAT,
     &grpc::XAI,
     &grpc::XAI_STREAM,
+    &grpc::XAI_LATER,
+    &grpc::XAI_IMAGE,
     &grpc::VERTEX,
     &grpc::VERTEX_STREAM,
     &grpc::GEMINI,

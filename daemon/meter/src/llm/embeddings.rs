@@ -11,7 +11,7 @@ use crate::exchange::Usage;
 /// US dollars in pico-dollars, as a power of ten.
 const USD: i32 = 12;
 
-const PATHS: [(&str, Field); 21] = [
+const PATHS: [(&str, Field); 25] = [
     ("/model", Field::Model),
     ("/usage", Field::Usage),
     ("/usage/prompt_tokens", Field::Count(Input)),
@@ -20,6 +20,11 @@ const PATHS: [(&str, Field); 21] = [
     ("/meta/billed_units", Field::Usage),
     ("/meta/billed_units/input_tokens", Field::Count(InputElsewhere)),
     ("/usage/cost", Field::Cost(USD)),
+    ("/usage/cost/total_cost", Field::Cost(USD)),
+    ("/meta/billed_units/pages", Field::Detail(Detail::Pages)),
+    // watsonx.
+    ("/model_id", Field::Model),
+    ("/input_token_count", Field::Count(Input)),
     ("/usage/text_tokens", Field::Detail(Detail::TextInput)),
     ("/usage/image_pixels", Field::Detail(Detail::ImagePixels)),
     ("/usage/video_pixels", Field::Detail(Detail::VideoPixels)),

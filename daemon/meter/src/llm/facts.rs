@@ -1,15 +1,24 @@
 //! What is kept of an answer while it passes: counts, names and enumerated words.
 
+mod choices;
+mod parts;
+mod turns;
+
+use std::hash::Hasher as _;
 use std::ops::Deref;
 
-use smallvec::SmallVec;
+use siphasher::sip128::{Hasher128, SipHasher13};
 
 use super::json::Value;
 use super::names;
 use crate::detail::{Detail, Details};
 use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld, Word, Words};
-use crate::limits::FINISH_REASONS_MAX;
 use crate::money::PicoUsd;
+use choices::Choices;
+use parts::Part;
+pub use parts::Whole;
+pub use turns::TurnCount;
+use turns::{Item, Told, Turn};
 
 /// A count as the provider names it, before its meaning is evened out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +66,8 @@ pub enum Count {
     ImageInput,
     /// Image output.
     ImageOutput,
+    /// Length of the audio in the request, ms, where no usage tells it.
+    AudioMs,
     /// Web searches.
     WebSearch,
 }
@@ -90,68 +101,6 @@ impl Counts {
     }
 }
 
-/// Which count the parts of a list make up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whole {
-    /// Input, also what tools put in.
-    Input,
-    /// Output.
-    Output,
-    /// What was read from a cache.
-    CacheRead,
-    /// What was written to a cache, by lifetime.
-    CacheWrite,
-}
-
-/// What distinguishes such a part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Text,
-    Image,
-    Video,
-    Audio,
-    Document,
-    FiveMinutes,
-    OneHour,
-}
-
-impl Kind {
-    /// A modality as Google writes it, also as the number of its enumeration, or a lifetime as Amazon writes it.
-    fn of(value: Value<'_>) -> Option<Kind> {
-        const NAMES: [(&str, Kind); 7] = [
-            ("text", Kind::Text),
-            ("image", Kind::Image),
-            ("video", Kind::Video),
-            ("audio", Kind::Audio),
-            ("document", Kind::Document),
-            ("5m", Kind::FiveMinutes),
-            ("1h", Kind::OneHour),
-        ];
-        match value {
-            Value::Text { bytes, whole: true } => NAMES
-                .iter()
-                .find(|(name, _)| name.as_bytes().eq_ignore_ascii_case(bytes))
-                .map(|(_, kind)| *kind),
-            value => match value.count()? {
-                1 => Some(Kind::Text),
-                2 => Some(Kind::Image),
-                3 => Some(Kind::Video),
-                4 => Some(Kind::Audio),
-                5 => Some(Kind::Document),
-                _ => None,
-            },
-        }
-    }
-}
-
-/// An element of such a list, as far as it was read: its members come in any order.
-#[derive(Clone, Copy, Debug, Default)]
-struct Part {
-    of: Option<Whole>,
-    kind: Option<Kind>,
-    count: Option<u64>,
-}
-
 /// What a wanted path means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Field {
@@ -159,6 +108,8 @@ pub enum Field {
     Usage,
     /// A count in it.
     Count(Count),
+    /// The same, times ten to this power.
+    ScaledCount(Count, i32),
     /// A count of which later events say 0.
     Most(Count),
     /// A part of a count, one of several.
@@ -191,12 +142,12 @@ pub enum Field {
     ToldAction,
     /// Name of the tool that it calls.
     ToldTool,
-    /// A turn that the model took for one answer begins.
-    Iteration,
+    /// A turn that a model took for one answer begins.
+    Turn,
     /// Its type.
-    IterationKind,
-    /// A count of it, if it is what this says and not in the sums of the answer.
-    IterationCount(Detail),
+    TurnKind,
+    /// A count of it.
+    TurnCount(TurnCount),
     /// Model.
     Model,
     /// Kind of an event.
@@ -215,8 +166,12 @@ pub enum Field {
     FinishCode(&'static [&'static str]),
     /// State of the whole answer.
     Status,
+    /// What the provider calls the answer.
+    Id,
     /// Name of a tool that is called.
     Tool,
+    /// Name of a tool that is offered.
+    Offered,
     /// Service tier.
     Tier,
     /// The same, or as a number: its place among these words.
@@ -262,6 +217,8 @@ pub struct Facts {
     pub model: Option<Box<str>>,
     /// State of the answer.
     pub status: Option<Word>,
+    /// Hash of what the provider calls the answer, to know it again when it is fetched.
+    pub id: Option<u128>,
     pub(super) tools: Vec<ToolUse>,
     /// Service tier.
     pub tier: Option<Word>,
@@ -284,57 +241,7 @@ pub struct Facts {
     told: Told,
     part: Part,
     item: Item,
-    iteration: Iteration,
-}
-
-/// Why the choices ended.
-#[derive(Clone, Debug, Default)]
-struct Choices {
-    /// Reasons in order of appearance, each with the place of its choice. Only the last may have none yet: the choice in
-    /// progress has not said which one it is.
-    ended: SmallVec<[(Option<u64>, Word); 1]>,
-    /// What the choice in progress says of its place.
-    index: Option<u64>,
-    /// Its place in the list.
-    position: u64,
-    /// Choices of the list that began.
-    begun: u64,
-}
-
-impl Choices {
-    fn list(&mut self) {
-        self.begun = 0;
-    }
-
-    fn begin(&mut self) {
-        self.settle();
-        self.index = None;
-        self.position = self.begun;
-        self.begun = self.begun.saturating_add(1);
-    }
-
-    fn at(&mut self, index: Option<u64>) {
-        self.index = index.or(self.index);
-    }
-
-    /// Providers tell the reason of a choice again in later events, and some another one: the last is in force.
-    fn end(&mut self, word: Word) {
-        self.settle();
-        if self.ended.len() < FINISH_REASONS_MAX {
-            self.ended.push((None, word));
-        }
-    }
-
-    /// The choice in progress has said all: its reason takes the place of an earlier one.
-    fn settle(&mut self) {
-        let place = Some(self.index.unwrap_or(self.position));
-        let Some((None, word)) = self.ended.last().cloned() else { return };
-        self.ended.pop();
-        match self.ended.iter_mut().find(|(other, _)| *other == place) {
-            Some((_, earlier)) => *earlier = word,
-            None => self.ended.push((place, word)),
-        }
-    }
+    turn: Turn,
 }
 
 /// An error without an object of its own. Where the answer is none, its members are something else.
@@ -343,73 +250,6 @@ struct Bare {
     error: ProviderError,
     withheld: Withheld,
 }
-
-/// Items that events tell of, one by one. They count if the whole answer lists none: it broke off, or its last event is
-/// empty (ChatGPT's Codex).
-#[derive(Clone, Debug, Default)]
-struct Told {
-    /// The event in progress says that its item is whole.
-    done: bool,
-    item: Item,
-    tool: Option<Box<str>>,
-    tools: Vec<ToolUse>,
-    calls: Details,
-}
-
-/// An item of an answer, as far as it was read.
-#[derive(Clone, Copy, Debug, Default)]
-struct Item {
-    /// What it is a call of.
-    call: Option<Detail>,
-    /// It only looks at what an earlier one found.
-    follows: bool,
-}
-
-impl Item {
-    /// The call that is billed. Of the web tool's actions only a search is: opening a page and finding something in it
-    /// are not.
-    fn billed(self) -> Option<Detail> {
-        self.call.filter(|call| !(self.follows && *call == Detail::WebSearchCalls))
-    }
-
-    fn kind(&mut self, kind: Value<'_>) {
-        let call = CALLS.iter().find(|(name, _)| text(kind) == Some(*name));
-        self.call = self.call.or(call.map(|(_, call)| *call));
-    }
-
-    fn action(&mut self, action: Value<'_>) {
-        self.follows |= text(action).is_some_and(|action| action != "search");
-    }
-}
-
-/// A turn, as far as it was read.
-#[derive(Clone, Copy, Debug, Default)]
-struct Iteration {
-    /// Whether its counts are apart from the answer's.
-    apart: Option<bool>,
-    /// What it counted before that is known, in the order of [`COMPACTION`].
-    counts: [Option<u64>; COMPACTION.len()],
-    /// What earlier turns of the same usage object counted stands in the details.
-    later: bool,
-}
-
-/// What is counted of turns that sum the conversation up.
-const COMPACTION: [Detail; 4] = [
-    Detail::CompactionInput,
-    Detail::CompactionCacheRead,
-    Detail::CompactionCacheCreation,
-    Detail::CompactionOutput,
-];
-
-/// Items of an answer in which a tool of the provider is called, each of which it bills.
-const CALLS: [(&str, Detail); 3] = [
-    ("web_search_call", Detail::WebSearchCalls),
-    ("file_search_call", Detail::FileSearchCalls),
-    ("code_interpreter_call", Detail::CodeInterpreterCalls),
-];
-
-/// The event of the Responses API that tells of a whole item.
-const ITEM_DONE: &str = "response.output_item.done";
 
 impl Facts {
     /// Notes a count that may stand outside of any usage object.
@@ -427,63 +267,6 @@ impl Facts {
         }
     }
 
-    /// Notes a part once its kind and its count are known; several of a kind add up.
-    fn end_part(&mut self) {
-        let Part { of: Some(of), kind: Some(kind), count } = self.part else { return };
-        if count.is_some() {
-            self.part = Part::default();
-        }
-        // Google leaves zeros out: a part without count is one of 0.
-        let count = count.unwrap_or(0);
-        let class = match (of, kind) {
-            (Whole::Input, Kind::Image) => Ok(Count::ImageInput),
-            (Whole::Input, Kind::Audio) => Ok(Count::AudioInput),
-            (Whole::Output, Kind::Image) => Ok(Count::ImageOutput),
-            (Whole::Output, Kind::Audio) => Ok(Count::AudioOutput),
-            (Whole::CacheWrite, Kind::FiveMinutes) => Ok(Count::CacheWrite5m),
-            (Whole::CacheWrite, Kind::OneHour) => Ok(Count::CacheWrite1h),
-            (Whole::Input, Kind::Text) => Err(Detail::TextInput),
-            (Whole::Input, Kind::Video) => Err(Detail::VideoInput),
-            (Whole::Input, Kind::Document) => Err(Detail::DocumentInput),
-            (Whole::Output, Kind::Text) => Err(Detail::TextOutput),
-            (Whole::Output, Kind::Video) => Err(Detail::VideoOutput),
-            (Whole::CacheRead, Kind::Text) => Err(Detail::CachedText),
-            (Whole::CacheRead, Kind::Audio) => Err(Detail::CachedAudio),
-            (Whole::CacheRead, Kind::Image) => Err(Detail::CachedImage),
-            (Whole::CacheRead, Kind::Video) => Err(Detail::CachedVideo),
-            _ => return,
-        };
-        match class {
-            Ok(class) => {
-                let sum = self.counts.get(class).unwrap_or(0).checked_add(count);
-                self.counts.set(class, sum);
-            }
-            Err(detail) => self.counts.details.add(detail, count),
-        }
-    }
-
-    /// An item is told more of: its call counts as long as it is one that is billed.
-    fn item(&mut self, tell: impl FnOnce(&mut Item)) {
-        let before = self.item.billed();
-        tell(&mut self.item);
-        match (before, self.item.billed()) {
-            (None, Some(call)) => self.outside.add(call, 1),
-            (Some(call), None) => {
-                self.outside.set(call, self.outside.get(call).unwrap_or(0).saturating_sub(1));
-            }
-            _ => {}
-        }
-    }
-
-    /// A turn began or is told more of: what is apart is added up.
-    fn iteration(&mut self) {
-        if self.iteration.apart == Some(true) {
-            for (detail, count) in COMPACTION.into_iter().zip(std::mem::take(&mut self.iteration.counts)) {
-                count.into_iter().for_each(|count| self.counts.details.add(detail, count));
-            }
-        }
-    }
-
     /// Takes a value of a wanted path.
     pub fn take(&mut self, merge: Merge, terminal: &[&str], field: Field, value: Value<'_>) {
         match field {
@@ -493,10 +276,11 @@ impl Facts {
                     if merge == Merge::LastObject {
                         self.counts = Counts::default();
                     }
-                    self.iteration.later = false;
+                    self.turn.begin_list();
                 }
             }
             Field::Count(count) => self.note(count, value.count()),
+            Field::ScaledCount(count, power) => self.note(count, scaled(value, power)),
             Field::Most(count) => {
                 let most = value.count().map(|value| value.max(self.counts.get(count).unwrap_or(0)));
                 self.note(count, most);
@@ -507,9 +291,7 @@ impl Facts {
                 self.note(count, sum);
             }
             Field::Detail(detail) => self.detail(detail, value.count()),
-            Field::Scaled(detail, power) => {
-                self.detail(detail, value.scaled(power).and_then(|number| u64::try_from(number).ok()));
-            }
+            Field::Scaled(detail, power) => self.detail(detail, scaled(value, power)),
             Field::Outside(detail) => {
                 if let Some(count) = value.count() {
                     self.usages = self.usages.max(1);
@@ -526,39 +308,19 @@ impl Facts {
                     self.outside.add(detail, 1);
                 }
             }
-            Field::Part(of) => self.part = Part { of: Some(of), ..Part::default() },
-            Field::PartKind => {
-                self.part.kind = Kind::of(value);
-                self.end_part();
-            }
-            Field::PartCount => {
-                self.part.count = value.count();
-                self.end_part();
-            }
+            Field::Part(of) => self.part.begin(of),
+            Field::PartKind => self.part.kind(value, &mut self.counts),
+            Field::PartCount => self.part.count(value, &mut self.counts),
             Field::Item => self.item = Item::default(),
-            Field::ItemKind => self.item(|item| item.kind(value)),
-            Field::ItemAction => self.item(|item| item.action(value)),
-            Field::ToldItem => (self.told.item, self.told.tool) = (Item::default(), None),
+            Field::ItemKind => self.item.tell(&mut self.outside, |item| item.kind(value)),
+            Field::ItemAction => self.item.tell(&mut self.outside, |item| item.action(value)),
+            Field::ToldItem => self.told.begin(),
             Field::ToldKind => self.told.item.kind(value),
             Field::ToldAction => self.told.item.action(value),
             Field::ToldTool => self.told.tool = self.word(Place::Tools, value).map(Into::into),
-            Field::Iteration => {
-                if !self.iteration.later {
-                    COMPACTION.iter().for_each(|detail| self.counts.details.unset(*detail));
-                }
-                self.iteration = Iteration { later: true, ..Iteration::default() };
-            }
-            Field::IterationKind => {
-                self.iteration.apart = Some(text(value) == Some("compaction"));
-                self.iteration();
-            }
-            Field::IterationCount(detail) => {
-                let place = COMPACTION.iter().position(|one| *one == detail);
-                if let Some(slot) = place.and_then(|place| self.iteration.counts.get_mut(place)) {
-                    *slot = value.count();
-                    self.iteration();
-                }
-            }
+            Field::Turn => self.turn.begin(&mut self.counts),
+            Field::TurnKind => self.turn.kind(value, &mut self.counts),
+            Field::TurnCount(count) => self.turn.count(count, value, &mut self.counts),
             Field::Cost(power) => {
                 // Interim chunks state 0.
                 if let Some(cost) = value.scaled(power)
@@ -575,6 +337,13 @@ impl Facts {
                 let word = self.word(Place::FinishReasons, value);
                 keep(&mut self.status, word);
             }
+            Field::Id => {
+                if let Some(id) = text(value) {
+                    let mut hasher = SipHasher13::new();
+                    hasher.write(id.as_bytes());
+                    self.id = Some(hasher.finish128().as_u128());
+                }
+            }
             Field::Tier => self.tier(value, &[]),
             Field::TierCode(words) => self.tier(value, words),
             Field::Speed => self.fast |= text(value) == Some("fast"),
@@ -587,7 +356,7 @@ impl Facts {
             }
             Field::Kind => {
                 self.closing |= text(value).is_some_and(|kind| terminal.contains(&kind));
-                self.told.done |= text(value) == Some(ITEM_DONE);
+                self.told.done |= text(value) == Some(Told::DONE);
             }
             Field::Choices => self.choices.list(),
             Field::Choice => self.choices.begin(),
@@ -596,7 +365,12 @@ impl Facts {
             Field::FinishCode(words) => self.finish(value, words),
             Field::Tool => {
                 if let Some(name) = self.word(Place::Tools, value) {
-                    called(&mut self.tools, name);
+                    tool(&mut self.tools, name, 1);
+                }
+            }
+            Field::Offered => {
+                if let Some(name) = self.word(Place::Tools, value) {
+                    tool(&mut self.tools, name, 0);
                 }
             }
             Field::Error => {
@@ -641,15 +415,7 @@ impl Facts {
 
     /// The event in progress is over, and whole or not.
     pub fn next_event(&mut self, whole: bool) {
-        let (item, tool) = (std::mem::take(&mut self.told.item), self.told.tool.take());
-        if std::mem::take(&mut self.told.done) && whole {
-            if let Some(call) = item.billed() {
-                self.told.calls.add(call, 1);
-            }
-            if let Some(tool) = tool {
-                called(&mut self.told.tools, &tool);
-            }
-        }
+        self.told.end(whole);
     }
 
     /// Tools called, each once, with how often.
@@ -661,7 +427,7 @@ impl Facts {
     /// Counts of what stands outside of usage objects.
     pub fn outside(&self) -> Details {
         let mut outside = self.outside;
-        if CALLS.iter().all(|(_, call)| outside.get(*call).is_none()) {
+        if turns::lists_no_call(&outside) {
             outside.add_all(&self.told.calls);
         }
         outside
@@ -669,8 +435,7 @@ impl Facts {
 
     /// Why each choice ended, in order of appearance.
     pub fn finish_reasons(&mut self) -> Words {
-        self.choices.settle();
-        std::mem::take(&mut self.choices.ended).into_iter().map(|(_, word)| word).collect()
+        std::mem::take(&mut self.choices).reasons()
     }
 
     /// The error of an answer that is one by its status.
@@ -697,6 +462,12 @@ impl Facts {
         names::of(value, names::word).at(place, &mut self.withheld)
     }
 
+    /// Whether the provider says that it only accepted the request: the answer is to be fetched later.
+    pub fn is_pending(&self) -> bool {
+        const PENDING: [&str; 4] = ["queued", "in_progress", "starting", "processing"];
+        self.status.as_deref().is_some_and(|status| PENDING.contains(&status))
+    }
+
     /// An error of this class, as the framing of the answer names it.
     pub fn failed(&mut self, class: &str) {
         let class = names::word(class.as_bytes()).at(Place::ErrorClass, &mut self.withheld);
@@ -716,6 +487,11 @@ fn coded(value: Value<'_>, words: &[&'static str]) -> Option<&'static str> {
     words.get(usize::try_from(value.count()?).ok()?).copied()
 }
 
+/// The number times ten to this power, cut to a whole one.
+fn scaled(value: Value<'_>, power: i32) -> Option<u64> {
+    u64::try_from(value.scaled(power)?).ok()
+}
+
 fn keep<'a, T: Deref<Target = str> + From<&'a str>>(slot: &mut Option<T>, text: Option<&'a str>) {
     if let Some(text) = text
         && slot.as_deref() != Some(text)
@@ -724,12 +500,12 @@ fn keep<'a, T: Deref<Target = str> + From<&'a str>>(slot: &mut Option<T>, text: 
     }
 }
 
-/// Counts a call of the tool `name`.
-fn called(tools: &mut Vec<ToolUse>, name: &str) {
+/// Counts calls of the tool `name`.
+pub fn tool(tools: &mut Vec<ToolUse>, name: &str, more: u32) {
     if let Some(tool) = tools.iter_mut().find(|tool| &*tool.name == name) {
-        tool.calls = tool.calls.map(|calls| calls.saturating_add(1));
+        tool.calls = tool.calls.map(|calls| calls.saturating_add(more));
     } else if tools.len() < TOOLS_MAX {
-        tools.push(ToolUse { name: name.into(), calls: Some(1) });
+        tools.push(ToolUse { name: name.into(), calls: Some(more) });
     }
 }
 

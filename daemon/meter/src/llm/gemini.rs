@@ -70,6 +70,7 @@ macro_rules! interaction {
     ($prefix:literal) => {
         [
             (concat!($prefix, "/model"), Field::Model),
+            (concat!($prefix, "/id"), Field::Id),
             (concat!($prefix, "/status"), Field::Status),
             (concat!($prefix, "/usage"), Field::Usage),
             (concat!($prefix, "/usage/total_input_tokens"), Field::Count(Input)),
@@ -95,8 +96,8 @@ macro_rules! interaction {
     };
 }
 
-const INTERACTION: [(&str, Field); 22] = interaction!("");
-const INTERACTION_EVENT: [(&str, Field); 22] = interaction!("/interaction");
+const INTERACTION: [(&str, Field); 23] = interaction!("");
+const INTERACTION_EVENT: [(&str, Field); 23] = interaction!("/interaction");
 const INTERACTION_STREAM: [(&str, Field); 2] = [("/event_type", Field::Kind), ("/delta/text", Field::Output)];
 
 /// `generateContent`, streamed or not, and embeddings.

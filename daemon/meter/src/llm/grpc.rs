@@ -39,20 +39,32 @@ macro_rules! sampling_usage {
             (concat!($prefix, "/5"), Field::Count(ImageInput)),
             (concat!($prefix, "/6"), Field::Count(Reasoning)),
             (concat!($prefix, "/7"), Field::Count(CacheRead)),
+            (concat!($prefix, "/8"), Field::Detail(Detail::Sources)),
             (concat!($prefix, "/11"), Field::Cost(TICK)),
         ]
     };
 }
 
-const XAI_ANSWER: [(&str, Field); 5] = [
-    ("/6", Field::Model),
-    // Where tools run at the provider every turn is an output of its own.
-    ("/2", Field::Choice),
-    ("/2/2", Field::ChoiceIndex),
-    ("/2/1", Field::FinishCode(XAI_FINISH)),
-    ("/2/3/3/10/1", Field::Tool),
-];
-const XAI_ANSWER_USAGE: [(&str, Field); 9] = sampling_usage!("/9");
+/// `GetChatCompletionResponse`, below `prefix`.
+macro_rules! xai_answer {
+    ($prefix:literal) => {
+        [
+            (concat!($prefix, "/6"), Field::Model),
+            // Where tools run at the provider every turn is an output of its own.
+            (concat!($prefix, "/2"), Field::Choice),
+            (concat!($prefix, "/2/2"), Field::ChoiceIndex),
+            (concat!($prefix, "/2/1"), Field::FinishCode(XAI_FINISH)),
+            (concat!($prefix, "/2/3/3/10/1"), Field::Tool),
+        ]
+    };
+}
+
+const XAI_ANSWER: [(&str, Field); 5] = xai_answer!("");
+const XAI_ANSWER_USAGE: [(&str, Field); 10] = sampling_usage!("/9");
+const XAI_DEFERRED: [(&str, Field); 5] = xai_answer!("/1");
+const XAI_DEFERRED_USAGE: [(&str, Field); 10] = sampling_usage!("/1/9");
+const XAI_IMAGES: [(&str, Field); 2] = [("/2", Field::Model), ("/1", Field::Each(Detail::Images))];
+const XAI_IMAGES_USAGE: [(&str, Field); 10] = sampling_usage!("/3");
 const XAI_CHUNK: [(&str, Field); 7] = [
     ("/4", Field::Model),
     ("/2", Field::Choice),
@@ -62,7 +74,7 @@ const XAI_CHUNK: [(&str, Field); 7] = [
     ("/2/1/4", Field::Output),
     ("/2/1/3/10/1", Field::Tool),
 ];
-const XAI_CHUNK_USAGE: [(&str, Field); 9] = sampling_usage!("/6");
+const XAI_CHUNK_USAGE: [(&str, Field); 10] = sampling_usage!("/6");
 
 /// `xai_api.Chat/GetCompletion`.
 pub static XAI: Dialect = Dialect {
@@ -82,6 +94,15 @@ pub static XAI_STREAM: Dialect = Dialect {
     wire: Wire::Protobuf { model: "/2", streamed: true },
     ..XAI
 };
+
+/// `xai_api.Chat/GetDeferredCompletion`: the answer to a completion that was only accepted before. The request names it by
+/// its id; an answer is handed out once, so it counts here ("Deferred Chat Completions").
+pub static XAI_LATER: Dialect =
+    Dialect { name: "xai_grpc_deferred", paths: &[&XAI_DEFERRED, &XAI_DEFERRED_USAGE], ..XAI };
+
+/// `xai_api.Image/GenerateImage`.
+pub static XAI_IMAGE: Dialect =
+    Dialect { name: "xai_grpc_images", paths: &[&XAI_IMAGES, &XAI_IMAGES_USAGE], ..XAI };
 
 const VERTEX_ANSWER: [(&str, Field); 13] = [
     ("/11", Field::Model),

@@ -9,7 +9,7 @@ use zeroize::Zeroizing;
 
 use super::{names, rates};
 use crate::attribution::TenantName;
-use crate::exchange::{Exchange, Place, Withheld};
+use crate::exchange::{Exchange, Place, ProviderError, Withheld};
 use crate::http::{Header, header};
 use crate::time::UnixNanos;
 
@@ -98,8 +98,17 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange, now: UnixNan
     exchange.organization = account.or_else(|| exchange.organization.take());
     let project = first(headers, &["openai-project", "anthropic-workspace-id"], Place::Project, withheld);
     exchange.project = project.or_else(|| exchange.project.take());
-    exchange.service_tier =
-        first(headers, &["x-gemini-service-tier"], Place::ServiceTier, withheld).map(Into::into);
+    exchange.service_tier = first(
+        headers,
+        &["x-gemini-service-tier", "x-amzn-bedrock-service-tier"],
+        Place::ServiceTier,
+        withheld,
+    )
+    .map(Into::into);
+    // `ValidationException:http://internal.amazon.com/coral/..`
+    let class = header(headers, "x-amzn-errortype").and_then(|text| text.split(':').next());
+    let class = class.and_then(|class| names::word(class.as_bytes()).at(Place::ErrorClass, withheld));
+    exchange.error = class.map(|class| ProviderError { class: Some(class.into()), code: None });
     exchange.rate_limits = rates::of(headers, now);
 }
 

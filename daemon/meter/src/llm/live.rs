@@ -10,8 +10,9 @@ use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
 use super::facts::{Counts, Facts, Field, Merge, Whole, text};
 use super::json::{Paths, Scanner, Value, Visitor};
-use super::openai_chat::with_reasoning;
+use super::openai_chat::with_part;
 use super::{gemini, openai_chat, openai_responses};
+use crate::detail::Detail;
 use crate::exchange::Usage;
 
 /// How answers follow each other in a session.
@@ -57,9 +58,14 @@ pub enum Step {
     Aside,
 }
 
-const SESSION: [(&str, Field); 2] = [
+const SESSION: [(&str, Field); 5] = [
     ("/session/model", Field::Model),
     ("/response/usage/output_token_details/reasoning_tokens", Field::Count(Reasoning)),
+    // Of a transcription that is billed by the length of what was said.
+    ("/usage/seconds", Field::Scaled(Detail::AudioInputMs, 3)),
+    // xAI: "billable" is what the price per minute is for, the other one how long the answer takes to hear.
+    ("/usage/output_audio_seconds", Field::Scaled(Detail::AudioOutputMs, 3)),
+    ("/usage/billable_audio_seconds", Field::Scaled(Detail::BillableAudioMs, 3)),
 ];
 
 /// OpenAI's Realtime API and those like it.
@@ -92,7 +98,7 @@ static OPENAI_TURNS: Turns = Turns {
     usage_ends: false,
 };
 
-const LIVE: [(&str, Field); 29] = [
+const LIVE: [(&str, Field); 31] = [
     ("/usageMetadata", Field::Usage),
     ("/usageMetadata/promptTokenCount", Field::Count(Input)),
     ("/usageMetadata/responseTokenCount", Field::Count(Output)),
@@ -116,6 +122,8 @@ const LIVE: [(&str, Field); 29] = [
     ("/usageMetadata/cacheTokensDetails/*", Field::Part(Whole::CacheRead)),
     ("/usageMetadata/cacheTokensDetails/*/modality", Field::PartKind),
     ("/usageMetadata/cacheTokensDetails/*/tokenCount", Field::PartCount),
+    ("/usageMetadata/trafficType", Field::Tier),
+    ("/usageMetadata/serviceTier", Field::Tier),
     ("/serverContent/modelTurn", Field::Output),
     ("/serverContent/outputTranscription/text", Field::Output),
     ("/toolCall/functionCalls/*/name", Field::Tool),
@@ -138,7 +146,7 @@ pub static GEMINI: Dialect = Dialect {
 fn live_usage(counts: &Counts) -> Usage {
     let usage = (gemini::GENERATE.usage)(counts);
     // Some models count thoughts on top of the response: the total tells.
-    let output = with_reasoning(usage.input, counts.get(Output), usage.total, usage.reasoning);
+    let output = with_part(counts.get(Output), usage.reasoning, usage.input, usage.total);
     Usage { output, ..usage }
 }
 
@@ -157,7 +165,7 @@ pub fn spoken(dialect: &'static Dialect) -> Option<Spoken> {
     match dialect.wire {
         Wire::Session(turns) => Some((dialect, turns)),
         _ if *dialect == openai_responses::DIALECT => Some((&OPENAI, &OPENAI_TURNS)),
-        Wire::Text | Wire::Protobuf { .. } => None,
+        Wire::Text | Wire::Document | Wire::Protobuf { .. } => None,
     }
 }
 

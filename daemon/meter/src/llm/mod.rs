@@ -7,7 +7,6 @@
 pub mod answer;
 pub mod anthropic_messages;
 pub mod audio;
-pub mod batches;
 pub mod bedrock;
 pub mod cohere;
 pub mod dialect;
@@ -22,6 +21,7 @@ pub mod live;
 pub mod mcp;
 pub mod model_server;
 pub mod names;
+pub mod objects;
 pub mod ollama;
 pub mod openai_chat;
 pub mod openai_responses;

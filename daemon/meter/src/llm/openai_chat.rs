@@ -1,19 +1,20 @@
 //! `/chat/completions` and `/completions`, of OpenAI and everybody who speaks like it.
 //!
-//! Cached tokens are part of the input. Reasoning is part of the output, except where the provider's own total says
-//! that it comes on top (xAI). A stream carries usage in a late chunk, in several (the last counts), or not at all.
+//! Cached tokens are part of the input. Reasoning is part of the output and what connectors put in part of the input,
+//! except where the provider's own total says that they come on top (xAI, Mistral). A stream carries usage in a late chunk, in several (the last counts), or not at all.
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input,
-    Output, Reasoning, ReasoningElsewhere, Total, WebSearch,
+    Output, Reasoning, ReasoningElsewhere, ToolInput, Total, WebSearch,
 };
 use super::facts::{Counts, Field, Merge};
 use super::openai_responses as responses;
 use crate::detail::Detail::{
-    AcceptedPrediction, AudioInputMs, CitationInput, RejectedPrediction, SearchQueries, Sources, TextInput,
-    TextOutput, VideoInput,
+    self, AcceptedPrediction, AudioInputMs, CitationInput, RejectedPrediction, SearchQueries, Sources,
+    TextInput, TextOutput, VideoInput,
 };
+use crate::detail::Details;
 use crate::exchange::Usage;
 
 /// US dollars in pico-dollars, as a power of ten.
@@ -58,6 +59,8 @@ macro_rules! usage {
             (concat!($prefix, "/prompt_audio_seconds"), Field::Scaled(AudioInputMs, 3)),
             (concat!($prefix, "/server_tool_use/web_search_requests"), Field::Count(WebSearch)),
             (concat!($prefix, "/server_tool_use_details/web_search_requests"), Field::Count(WebSearch)),
+            (concat!($prefix, "/connector_tokens"), Field::Count(ToolInput)),
+            (concat!($prefix, "/connectors/web_search"), Field::Count(WebSearch)),
             (concat!($prefix, "/service_tier"), Field::Tier),
             (concat!($prefix, "/cost"), Field::Cost(USD)),
             (concat!($prefix, "/cost/total_cost"), Field::Cost(USD)),
@@ -67,15 +70,15 @@ macro_rules! usage {
 }
 
 // Mistral's `num_cached_tokens` is left out: it counts hits of the server's own prefix cache, which are not a price class.
-pub(super) const USAGE: [(&str, Field); 30] = usage!("/usage");
+pub(super) const USAGE: [(&str, Field); 32] = usage!("/usage");
 /// Groq repeats the usage here; Moonshot had it in the choice.
-const USAGE_GROQ: [(&str, Field); 30] = usage!("/x_groq/usage");
-const USAGE_CHOICE: [(&str, Field); 30] = usage!("/choices/*/usage");
+const USAGE_GROQ: [(&str, Field); 32] = usage!("/x_groq/usage");
+const USAGE_CHOICE: [(&str, Field); 32] = usage!("/choices/*/usage");
 
-/// An error that is not in an object of its own (Mistral).
+/// An error that is not in an object of its own (Mistral), or of which only the text is in one (xAI).
 pub(super) const BARE_ERROR: [(&str, Field); 2] = [("/type", Field::BareClass), ("/code", Field::BareCode)];
 
-pub(super) const PATHS: [(&str, Field); 24] = [
+pub(super) const PATHS: [(&str, Field); 25] = [
     ("/model", Field::Model),
     ("/service_tier", Field::Tier),
     ("/error", Field::Error),
@@ -92,6 +95,7 @@ pub(super) const PATHS: [(&str, Field); 24] = [
     ("/choices/*/message/function_call/name", Field::Tool),
     ("/choices/*/delta/function_call/name", Field::Tool),
     ("/choices/*/message/tool_calls/*/function/name", Field::Tool),
+    ("/choices/*/messages/*/tool_calls/*/function/name", Field::Tool),
     ("/choices/*/delta/tool_calls/*/function/name", Field::Tool),
     ("/choices/*/delta/tool_calls/*", Field::Output),
     ("/choices/*/delta/content", Field::Output),
@@ -136,9 +140,14 @@ pub static EITHER: Dialect = Dialect {
 fn usage(counts: &Counts) -> Usage {
     let (input, output, total) = (counts.get(Input), counts.get(Output), counts.get(Total));
     let reasoning = counts.get(Reasoning).or(counts.get(ReasoningElsewhere));
+    let tools = counts.get(ToolInput);
+    let mut details = Details::default();
+    if let Some(tools) = tools {
+        details.set(Detail::ToolInput, tools);
+    }
     Usage {
-        input,
-        output: with_reasoning(input, output, total, reasoning),
+        input: with_part(input, tools, output, total),
+        output: with_part(output, reasoning, input, total),
         cache_read: counts.get(CacheRead).or(counts.get(CacheReadElsewhere)),
         cache_creation: counts.get(CacheWrite),
         reasoning,
@@ -148,20 +157,21 @@ fn usage(counts: &Counts) -> Usage {
         image_output: counts.get(ImageOutput),
         web_search_requests: counts.get(WebSearch),
         total,
+        details,
         ..Usage::default()
     }
 }
 
-/// Output with reasoning, by the provider's own arithmetic.
-pub(super) fn with_reasoning(
-    input: Option<u64>,
-    output: Option<u64>,
+/// `whole` with `part`, if the provider's own `total` says that the part comes on top of it and of `other`.
+pub(super) fn with_part(
+    whole: Option<u64>,
+    part: Option<u64>,
+    other: Option<u64>,
     total: Option<u64>,
-    reasoning: Option<u64>,
 ) -> Option<u64> {
-    let without = output?;
-    let (Some(input), Some(total), Some(reasoning)) = (input, total, reasoning) else { return output };
-    let with = without.checked_add(reasoning)?;
-    let additive = reasoning > 0 && input.checked_add(with) == Some(total);
+    let without = whole?;
+    let (Some(part), Some(other), Some(total)) = (part, other, total) else { return whole };
+    let with = without.checked_add(part)?;
+    let additive = part > 0 && other.checked_add(with) == Some(total);
     Some(if additive { with } else { without })
 }

@@ -8,7 +8,9 @@ use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheWrite, ImageInput, ImageOutput, Input, Output, Reasoning, Total,
 };
 use super::facts::{Counts, Field, Merge};
-use crate::detail::Detail::{CacheCreation12h, CacheCreation30m, Sources, TextInput, TextOutput};
+use crate::detail::Detail::{
+    CacheCreation12h, CacheCreation30m, CachedAudio, CachedImage, CachedText, Sources, TextInput, TextOutput,
+};
 use crate::exchange::Usage;
 
 const USD: i32 = 12;
@@ -19,6 +21,7 @@ macro_rules! answer {
     ($prefix:literal) => {
         [
             (concat!($prefix, "/model"), Field::Model),
+            (concat!($prefix, "/id"), Field::Id),
             (concat!($prefix, "/status"), Field::Status),
             (concat!($prefix, "/service_tier"), Field::Tier),
             (concat!($prefix, "/error"), Field::Error),
@@ -38,6 +41,28 @@ macro_rules! answer {
             (concat!($prefix, "/usage/input_tokens_details/audio_tokens"), Field::Count(AudioInput)),
             (concat!($prefix, "/usage/input_tokens_details/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/usage/input_token_details/cached_tokens"), Field::Count(CacheRead)),
+            (
+                concat!($prefix, "/usage/input_token_details/cached_tokens_details/text_tokens"),
+                Field::Detail(CachedText),
+            ),
+            (
+                concat!($prefix, "/usage/input_token_details/cached_tokens_details/audio_tokens"),
+                Field::Detail(CachedAudio),
+            ),
+            (
+                concat!($prefix, "/usage/input_token_details/cached_tokens_details/image_tokens"),
+                Field::Detail(CachedImage),
+            ),
+            // Perplexity's names.
+            (
+                concat!($prefix, "/usage/input_tokens_details/cache_read_input_tokens"),
+                Field::Count(CacheRead),
+            ),
+            (
+                concat!($prefix, "/usage/input_tokens_details/cache_creation_input_tokens"),
+                Field::Count(CacheWrite),
+            ),
+            (concat!($prefix, "/usage/cost/total_cost"), Field::Cost(USD)),
             (concat!($prefix, "/usage/input_token_details/audio_tokens"), Field::Count(AudioInput)),
             (concat!($prefix, "/usage/input_token_details/image_tokens"), Field::Count(ImageInput)),
             (concat!($prefix, "/usage/output_tokens_details/reasoning_tokens"), Field::Count(Reasoning)),
@@ -63,8 +88,8 @@ macro_rules! answer {
     };
 }
 
-pub(super) const WHOLE: [(&str, Field); 35] = answer!("");
-pub(super) const EVENT: [(&str, Field); 35] = answer!("/response");
+pub(super) const WHOLE: [(&str, Field); 42] = answer!("");
+pub(super) const EVENT: [(&str, Field); 42] = answer!("/response");
 pub(super) const STREAM: [(&str, Field); 7] = [
     ("/type", Field::Kind),
     ("/delta", Field::Output),

@@ -1,5 +1,5 @@
 //! Replicate's predictions. One that is waited for (`Prefer: wait`) is answered whole; any other is fetched later, as often
-//! as one likes, which adds nothing. Language models tell tokens, all tell how long they ran.
+//! as one likes: it counts once. Language models tell tokens, all tell how long they ran.
 //!
 //! Source: <https://replicate.com/docs/topics/predictions>.
 
@@ -8,8 +8,9 @@ use super::facts::Count::{Input, Output};
 use super::facts::{Field, Merge};
 use crate::detail::Detail::ComputeMs;
 
-const PATHS: [(&str, Field); 7] = [
+const PATHS: [(&str, Field); 8] = [
     ("/model", Field::Model),
+    ("/id", Field::Id),
     ("/status", Field::Status),
     ("/error", Field::Error),
     ("/metrics", Field::Usage),

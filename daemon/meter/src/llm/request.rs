@@ -6,7 +6,7 @@ use memchr::memmem;
 
 use super::dialect::{Dialect, Wire};
 use super::json::{Paths, Scanner, Value, Visitor};
-use super::{names, protobuf};
+use super::{mcp, names, protobuf};
 use crate::exchange::{Place, Withheld};
 use crate::limits::JSON_TEXT_MAX;
 use crate::payload::Held;
@@ -22,7 +22,9 @@ pub enum Wanted {
     IncludeUsage,
     /// A member that only requests of this shape have.
     Shape(Shape),
-    /// Method of a remote procedure call.
+    /// A message of a batch of remote procedure calls begins.
+    Message,
+    /// Method of one.
     Method,
     /// Name of what it is about.
     Subject,
@@ -50,10 +52,8 @@ pub struct Asked {
     pub include_usage: Option<bool>,
     /// What kind of request it is.
     pub shape: Option<Shape>,
-    /// Method of a remote procedure call.
-    pub method: Option<Box<str>>,
-    /// Name of what it is about.
-    pub subject: Option<Box<str>>,
+    /// Remote procedure calls.
+    pub calls: mcp::Asked,
     /// Places where something stands that is no name.
     pub withheld: Withheld,
 }
@@ -75,14 +75,16 @@ impl Visitor<Wanted> for Asked {
             (Wanted::IncludeUsage, Value::Bool(wanted)) => self.include_usage = Some(wanted),
             (Wanted::Shape(Shape::Chat), Value::Null) => {}
             (Wanted::Shape(shape), _) if self.shape != Some(Shape::Messages) => self.shape = Some(shape),
+            (Wanted::Message, _) => self.calls.begin(),
             (Wanted::Method, value) => {
                 if let names::Named::Name(method) = names::of(value, names::word) {
-                    self.method = Some(method.into());
+                    self.calls.method(method);
                 }
             }
             (Wanted::Subject, value) => {
-                let name = names::of(value, names::word).at(Place::Tools, &mut self.withheld);
-                self.subject = name.map(Into::into);
+                if let Some(name) = names::of(value, names::word).at(Place::Tools, &mut self.withheld) {
+                    self.calls.subject(name);
+                }
             }
             _ => {}
         }
@@ -134,7 +136,7 @@ impl Reader {
     pub fn push(&mut self, bytes: &[u8]) {
         if self.state == Sniffed::Nothing {
             match bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-                Some(b'{') => self.state = Sniffed::Json,
+                Some(b'{' | b'[') => self.state = Sniffed::Json,
                 Some(b'-') => self.state = Sniffed::Form,
                 Some(_) => self.state = Sniffed::Opaque,
                 None => return,
@@ -253,6 +255,9 @@ fn paths() -> &'static Paths<Wanted> {
             ("/contents", Wanted::Shape(Shape::Contents)),
             ("/method", Wanted::Method),
             ("/params/name", Wanted::Subject),
+            ("/*", Wanted::Message),
+            ("/*/method", Wanted::Method),
+            ("/*/params/name", Wanted::Subject),
         ])
     })
 }

@@ -14,15 +14,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 use siphasher::sip128::{Hasher128, SipHasher13};
 use zeroize::Zeroizing;
 
+use super::awaited::Awaited;
 use crate::limits::{ATTEMPTS_MAX, RETRY_WINDOW_NS};
 use crate::time::Moment;
 use crate::workload::ProcessKey;
 
-/// Recent requests of all processes, shared by all pipelines: a retry may come on another connection. Cheap to clone.
+/// Recent requests of all processes, and answers that are awaited, shared by all pipelines: a retry and an answer may come
+/// on another connection. Cheap to clone.
 #[derive(Clone)]
 pub struct Attempts {
     key: Arc<Zeroizing<[u8; 16]>>,
     recent: Arc<Mutex<Recent>>,
+    awaited: Awaited,
 }
 
 impl std::fmt::Debug for Attempts {
@@ -69,7 +72,8 @@ impl History {
 impl Attempts {
     /// Nothing remembered. `key` is random for every start.
     pub fn new(key: [u8; 16]) -> Attempts {
-        Attempts { key: Arc::new(Zeroizing::new(key)), recent: Arc::default() }
+        let key = Arc::new(Zeroizing::new(key));
+        Attempts { awaited: Awaited::new(Arc::clone(&key)), key, recent: Arc::default() }
     }
 
     /// A request of `process` that begins with these words: host, method, target.
@@ -183,6 +187,11 @@ impl Attempt {
             _ => return self.state = State::Unknown,
         };
         self.state = State::Sent { hash, before: self.attempts.made((self.process, hash), now) };
+    }
+
+    /// Answers that are to be fetched later.
+    pub(super) fn awaited(&self) -> &Awaited {
+        &self.attempts.awaited
     }
 
     /// It is over, well or not, and the window runs from here: how many attempts before it failed. `None` if that is not

@@ -3,13 +3,13 @@
 use super::attempts::Attempt;
 use super::talk::Talk;
 use crate::directory::Operation;
-use crate::exchange::{Exchange, ProviderError, Reason, ToolUse, Usage};
+use crate::exchange::{Exchange, ProviderError, Reason, TOOLS_MAX, Usage};
 use crate::flow::{Direction, Piece};
 use crate::http::body::Decoder;
 use crate::http::grpc::{self, Messages, Part};
 use crate::http::{End, Header, Key, ResponseHead, header, ws};
 use crate::limits::{Budget, EXCHANGE_BYTES, Lease};
-use crate::llm::answer::{Answer, Verdict};
+use crate::llm::answer::{self, Answer, Verdict};
 use crate::llm::dialect::Dialect;
 use crate::llm::facts::Count;
 use crate::llm::live::{self, Spoken};
@@ -248,9 +248,7 @@ impl Open {
         self.exchange.timing.first_byte.get_or_insert(now);
         self.recognise();
         self.answer = self.dialect.map(Answer::new);
-        let label = header(headers, "content-type").unwrap_or("");
-        self.labelled_stream =
-            label.get(..17).is_some_and(|label| label.eq_ignore_ascii_case("text/event-stream"));
+        self.labelled_stream = header(headers, "content-type").is_some_and(answer::is_stream);
         self.refuse(headers);
         let Some(answer) = &mut self.answer else { return };
         self.answer_messages = Messages::of(headers, budget).map(Box::new);
@@ -349,18 +347,32 @@ impl Open {
         exchange.requested_model = asked.model.or(exchange.requested_model);
         exchange.withheld.join(asked.withheld);
         exchange.dialect = dialect.map(|dialect| dialect.name);
-        if dialect == Some(&mcp::DIALECT) && exchange.operation == "mcp" {
-            exchange.operation = mcp::operation(asked.method.as_deref());
-        }
         let responded = exchange.status.is_some() || exchange.timing.first_byte.is_some();
         let mut usage = (Usage::default(), Verdict::Absent);
         if let Some(answer) = answer {
             usage = answer.usage(end);
             let mut facts = answer.take_facts();
+            // What was accepted before counts when it is fetched for the first time.
+            if let Some(id) = facts.id {
+                let awaited = attempt.awaited();
+                match (exchange.inference, facts.is_pending()) {
+                    (true, true) => awaited.expect(&exchange.provider, id, over_at),
+                    (false, false) if usage.1 == Verdict::Whole => {
+                        exchange.inference = awaited.arrives(&exchange.provider, id, over_at);
+                    }
+                    _ => {}
+                }
+            }
             exchange.finish_reasons = facts.finish_reasons();
             exchange.tools = facts.tools();
             let refused = exchange.status.is_some_and(|status| status >= 400);
-            exchange.error = if refused { Some(facts.refused()) } else { facts.error };
+            let told = if refused { Some(facts.refused()) } else { facts.error };
+            exchange.error = match (told, exchange.error.take()) {
+                (Some(told), Some(head)) => {
+                    Some(ProviderError { class: told.class.or(head.class), code: told.code.or(head.code) })
+                }
+                (told, head) => told.or(head),
+            };
             exchange.streaming = Some(answer.is_streamed() || labelled_stream);
             exchange.model = facts.model;
             exchange.withheld.join(facts.withheld);
@@ -377,11 +389,13 @@ impl Open {
             exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
         } else if responded {
-            exchange.streaming = Some(false);
+            exchange.streaming = Some(labelled_stream);
         }
-        if exchange.operation == "mcp_call_tool" {
-            let tool = |name: &str| ToolUse { name: name.into(), calls: Some(1) };
-            exchange.tools.extend(asked.subject.as_deref().map(tool));
+        if dialect == Some(&mcp::DIALECT) && exchange.operation == "mcp" {
+            let (operation, called) = asked.calls.told();
+            exchange.operation = operation;
+            exchange.tools.extend(called);
+            exchange.tools.truncate(TOOLS_MAX);
         }
         exchange.error = failure.or(exchange.error);
         if exchange.status.is_some_and(|status| status >= 400) {

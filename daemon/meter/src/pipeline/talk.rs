@@ -248,7 +248,7 @@ impl Talk {
             self.common.ordinal = *ordinal;
             *ordinal = ordinal.wrapping_add(1);
         }
-        let usage = (self.dialect.usage)(&facts.counts);
+        let usage = self.dialect.usage_of(&facts);
         let reason = usage.is_unknown().then_some(Reason::NotReported);
         let mut finish_reasons = facts.finish_reasons();
         if finish_reasons.is_empty() {

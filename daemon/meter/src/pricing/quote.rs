@@ -354,6 +354,8 @@ fn charge_tools(usage: &Usage, prices: &UnitPrices, parts: &mut Parts, notes: &m
         ),
         // Billed by the session of a container, which no answer names.
         ("code_interpreter_call", listed(Detail::CodeInterpreterCalls), None, "no_code_interpreter_price"),
+        // At the price of another model, which no count names.
+        ("advisor_output", listed(Detail::AdvisorOutput), None, "no_advisor_price"),
     ] {
         match (calls, price) {
             (Some(calls), Some(price)) => parts.add(class, calls, price),

@@ -371,6 +371,8 @@ fn what_stands_beside_the_answer_is_charged_too() {
     check(&call("gpt-x-plain", &calls), "0.000012 estimated no_web_search_price input=10 output=1");
     let code = [(Detail::CodeInterpreterCalls, 1)];
     check(&call("gpt-x", &code), "0.000035 estimated no_code_interpreter_price input=10 output=1");
+    let advice = [(Detail::AdvisorInput, 9), (Detail::AdvisorOutput, 1)];
+    check(&call("gpt-x", &advice), "0.000035 estimated no_advisor_price input=10 output=1");
     let compaction = [
         (Detail::CompactionInput, 100),
         (Detail::CompactionCacheRead, 10),

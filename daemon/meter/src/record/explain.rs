@@ -263,6 +263,9 @@ fn priced(reason: &'static str) -> &'static str {
         "no_web_search_price" => "web searches have no price and are not included",
         "no_file_search_price" => "searches in files have no price and are not included",
         "no_code_interpreter_price" => "code is run for a price by the session, which is not included",
+        "no_advisor_price" => {
+            "what another model was asked for advice used is priced as that model, and not included"
+        }
         "no_compaction_price" => "what summing the conversation up used has no price and is not included",
         "compaction_tier_unknown" => {
             "summing the conversation up is priced as for short inputs: the answer tells only its sum"

@@ -290,7 +290,7 @@ fn content_codings_are_undone() {
 }
 
 /// A message of an AWS event stream.
-fn message(name: &str, payload: &str) -> Vec<u8> {
+pub(crate) fn message(name: &str, payload: &str) -> Vec<u8> {
     let mut headers = Vec::new();
     for (key, value) in [(":message-type", "event"), (":event-type", name)] {
         headers.push(key.len() as u8);

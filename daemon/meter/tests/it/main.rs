@@ -9,6 +9,7 @@ mod harness;
 mod http1;
 mod http2;
 mod joined;
+mod later;
 mod laws;
 mod operations;
 mod replay;

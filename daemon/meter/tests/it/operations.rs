@@ -29,7 +29,12 @@ fn summary(exchange: &Exchange) -> String {
     [
         exchange.provider.to_string(),
         exchange.operation.to_owned(),
-        exchange.tools.iter().map(|tool| format!("{:?}", tool.name)).collect::<Vec<_>>().join(","),
+        exchange
+            .tools
+            .iter()
+            .map(|tool| format!("{}*{}", tool.name, tool.calls.map_or("?".into(), |calls| calls.to_string())))
+            .collect::<Vec<_>>()
+            .join(","),
         show(error.and_then(|error| error.class.as_deref())),
         show(error.and_then(|error| error.code.as_deref())),
         show(exchange.reason.map(|reason| reason.as_str())),
@@ -68,29 +73,52 @@ fn remote_procedure_calls_are_told_apart() {
         mcp,
         r#"{"method":"tools/list","jsonrpc":"2.0","id":1}"#,
         200,
-        r#"{"result":{"tools":[{"name":"a"}]}}"#,
-        "mcp mcp_list_tools  - - not_inference",
+        r#"{"result":{"tools":[{"name":"look_up","description":"SECRET","inputSchema":{"properties":{"name":{"name":"SECRET"}}}},{"title":"SECRET","name":"send"}],"nextCursor":"SECRET"}}"#,
+        "mcp mcp_list_tools look_up*0,send*0 - - not_inference",
+    );
+    // Batches, as version 2025-03-26 has them: what all are for, and all tools.
+    check(
+        mcp,
+        r#"[{"id":1,"method":"tools/call","params":{"name":"a"}},{"params":{"name":"b","arguments":{"name":"SECRET"}},"method":"tools/call","id":2},{"id":3,"method":"tools/call","params":{"name":"a"}}]"#,
+        200,
+        r#"[{"id":1,"result":{"content":[{"text":"SECRET"}]}},{"id":2,"error":{"code":-32603,"message":"SECRET"}}]"#,
+        "mcp mcp_call_tool a*2,b*1 - -32603 not_inference",
+    );
+    check(
+        mcp,
+        r#"[{"method":"notifications/initialized"},{"id":1,"method":"tools/list"},{"id":2,"method":"prompts/get","params":{"name":"SECRET"}}]"#,
+        200,
+        r#"[{"id":1,"result":{"tools":[{"name":"a"}]}},{"id":2,"result":{"messages":["SECRET"]}}]"#,
+        "mcp mcp_batch a*0 - - not_inference",
+    );
+    check(mcp, "[]", 400, "{}", "mcp mcp  - - not_inference");
+    check(
+        mcp,
+        r#"[{"id":1,"result":{}},7,"SECRET",[{"method":"tools/list"}]]"#,
+        202,
+        "",
+        "mcp mcp  - - not_inference",
     );
     check(
         mcp,
         r#"{"id":2,"params":{"arguments":{"question":"SECRET","name":"SECRET"},"name":"ask\u005fquestion"},"method":"tools\/call"}"#,
         200,
         r#"{"jsonrpc":"2.0","id":2,"result":{"content":[{"type":"text","text":"SECRET"}],"isError":false}}"#,
-        "mcp mcp_call_tool \"ask_question\" - - not_inference",
+        "mcp mcp_call_tool ask_question*1 - - not_inference",
     );
     check(
         mcp,
         r#"{"id":2,"method":"tools/call","params":{"name":"t","arguments":{}}}"#,
         200,
         r#"{"result":{"content":[{"text":"SECRET"}],"isError":true}}"#,
-        "mcp mcp_call_tool \"t\" tool_error - not_inference",
+        "mcp mcp_call_tool t*1 tool_error - not_inference",
     );
     check(
         mcp,
         r#"{"id":3,"method":"tools/call","params":{"name":"t"}}"#,
         200,
         r#"{"jsonrpc":"2.0","id":3,"error":{"code":-32602,"message":"SECRET"}}"#,
-        "mcp mcp_call_tool \"t\" - -32602 not_inference",
+        "mcp mcp_call_tool t*1 - -32602 not_inference",
     );
     check(mcp, r#"{"method":"notifications/initialized"}"#, 202, "", "mcp mcp_notify  - - not_inference");
     check(
@@ -111,7 +139,7 @@ fn remote_procedure_calls_are_told_apart() {
     check(mcp, r#"{"id":4,"result":{}}"#, 202, "", "mcp mcp  - - not_inference");
     check(mcp, "", 400, "{}", "mcp mcp  - - not_inference");
     // Its own header fields tell, wherever it lives.
-    let elsewhere = "POST / HTTP/1.1\r\nHost: tools.example\r\nMCP-Protocol-Version: 2025-06-18";
+    let elsewhere = "POST / HTTP/1.1\r\nHost: tools.example\r\nMCP-Protocol-Version: 2025-06-18\r\nMcp-Session-Id: x9q-marker-of-a-body-7zk";
     check(elsewhere, r#"{"method":"ping","id":1}"#, 200, "{}", "mcp mcp_ping  - - not_inference");
     let of_provider = "POST /mcp/x/issues HTTP/1.1\r\nHost: api.githubcopilot.com\r\nMcp-Session-Id: 1";
     check(

@@ -1,5 +1,6 @@
-//! Batches as objects: what is fetched says how far they are and which model works on them. It adds nothing: results
-//! may be fetched any number of times, by anybody.
+//! What a provider keeps, as objects: batches, runs of assistants, predictions, caches, files. What is made or fetched says
+//! how far it is and which model works on it. It adds nothing: an object may be fetched any number of times, by anybody. The
+//! events of a stream tell of many objects and are not read.
 
 use super::dialect::{Dialect, Wire};
 use super::facts::{Counts, Field, Merge};
@@ -8,6 +9,7 @@ use crate::exchange::Usage;
 const PATHS: [(&str, Field); 6] = [
     ("/model", Field::Model),
     ("/status", Field::Status),
+    // Anthropic's batches.
     ("/processing_status", Field::Status),
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),
@@ -16,11 +18,11 @@ const PATHS: [(&str, Field); 6] = [
 
 /// The dialect.
 pub static DIALECT: Dialect = Dialect {
-    name: "batches",
+    name: "object",
     paths: &[&PATHS],
     merge: Merge::LastObject,
     terminal: &[],
     usage_on_request: false,
     usage: |_: &Counts| Usage::default(),
-    wire: Wire::Text,
+    wire: Wire::Document,
 };
