@@ -6,7 +6,7 @@ use super::dialect::{Dialect, Wire};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
 
-const PATHS: [(&str, Field); 6] = [
+const PATHS: [(&str, Field); 7] = [
     ("/model", Field::Model),
     ("/status", Field::Status),
     // Anthropic's batches.
@@ -14,6 +14,8 @@ const PATHS: [(&str, Field); 6] = [
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),
     ("/error/code", Field::ErrorCode),
+    // Google's errors: the code is the status of HTTP.
+    ("/error/status", Field::ErrorClass),
 ];
 
 /// The dialect.
