@@ -101,6 +101,13 @@ impl Line {
         authority.split_once(':').map_or(authority, |(host, _)| host)
     }
 
+    /// The response body as it travels.
+    pub fn travelled(&self) -> &[u8] {
+        let bodiless = self.method == "HEAD" || matches!(self.status, 204 | 304);
+        let body = self.wire_body.as_deref().unwrap_or(&self.response_body);
+        if bodiless { &[] } else { body }
+    }
+
     /// Dialect of the recording.
     pub fn dialect(&self) -> Option<&str> {
         self.expected.as_ref()?["dialect"].as_str()
