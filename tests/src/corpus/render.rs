@@ -248,7 +248,7 @@ fn integer(bytes: &mut Vec<u8>, prefix: u32, value: usize) {
 }
 
 /// The same pieces, each cut into many.
-pub(super) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
+pub fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
     let cut = |(direction, bytes): &(Direction, Vec<u8>)| {
         random.cut(bytes).into_iter().map(|piece| (*direction, piece)).collect::<Pieces>()
     };
@@ -256,10 +256,11 @@ pub(super) fn cut_all(random: &mut Random, pieces: &Pieces) -> Pieces {
 }
 
 /// Numbers that depend on the exchange's id alone (xorshift).
-pub(super) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(super) fn new(id: &str) -> Random {
+    /// From `id` alone.
+    pub fn new(id: &str) -> Random {
         // FNV-1a; never 0.
         let hash = id.bytes().fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
@@ -267,7 +268,8 @@ impl Random {
         Random(hash | 1)
     }
 
-    pub(super) fn below(&mut self, end: usize) -> usize {
+    /// One of `0..end`.
+    pub fn below(&mut self, end: usize) -> usize {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

@@ -245,6 +245,11 @@ impl Answer {
         }
     }
 
+    /// Whether something of it was not seen, although its usage may have been.
+    pub fn has_holes(&self) -> bool {
+        self.gap.is_some()
+    }
+
     /// What it said. Called once, when nothing more comes.
     pub fn take_facts(&mut self) -> Facts {
         std::mem::take(&mut self.reading.facts)

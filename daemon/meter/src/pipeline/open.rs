@@ -378,11 +378,15 @@ impl Open {
             exchange.withheld.join(facts.withheld);
             exchange.batch |= facts.tier.as_deref() == Some("batch");
             let tier = if facts.fast { Some("fast".into()) } else { facts.tier };
-            exchange.service_tier = tier.or(exchange.service_tier);
+            // The first events of a stream name the tier that was asked for.
+            let served = tier.filter(|_| !matches!(usage.1, Verdict::Gap | Verdict::Cut));
+            exchange.service_tier = served.or(exchange.service_tier);
             if exchange.finish_reasons.is_empty() {
                 exchange.finish_reasons.extend(facts.status);
             }
-            let whole = matches!(usage.1, Verdict::Whole | Verdict::Absent) && unreadable.is_none();
+            let whole = matches!(usage.1, Verdict::Whole | Verdict::Absent)
+                && unreadable.is_none()
+                && !answer.has_holes();
             if !whole {
                 exchange.tools.iter_mut().for_each(|tool| tool.calls = None);
             }

@@ -36,8 +36,9 @@ pub(super) struct Talk {
     /// Answers that have not ended.
     open: VecDeque<Turn>,
     last_sent: Option<Moment>,
-    sent_bytes: u64,
-    received_bytes: u64,
+    /// Payload since the last answer; `None` if some was not seen, framing with it.
+    sent_bytes: Option<u64>,
+    received_bytes: Option<u64>,
     /// Why its beginning was not seen.
     late: Option<Reason>,
     /// Why something of what the server said since was not seen or could not be read.
@@ -85,8 +86,8 @@ impl Talk {
             asked: VecDeque::new(),
             open: VecDeque::new(),
             last_sent: None,
-            sent_bytes: 0,
-            received_bytes: 0,
+            sent_bytes: Some(0),
+            received_bytes: Some(0),
             late: None,
             unseen: None,
             unpaired: false,
@@ -103,7 +104,13 @@ impl Talk {
         reason: Reason,
         lease: Lease,
     ) -> Talk {
-        Talk { late: Some(reason), unpaired: true, ..Talk::new(key, common, spoken, lease) }
+        Talk {
+            late: Some(reason),
+            unpaired: true,
+            sent_bytes: None,
+            received_bytes: None,
+            ..Talk::new(key, common, spoken, lease)
+        }
     }
 
     /// A part of a message.
@@ -116,6 +123,8 @@ impl Talk {
             Piece::Bytes(part) => ear.push(part),
             Piece::Gap(_) => {
                 ear.gap();
+                // A whole answer may be missing, whose share they would be.
+                (self.sent_bytes, self.received_bytes) = (None, None);
                 self.unpaired = true;
                 self.asked.iter_mut().for_each(|ask| ask.model = None);
                 if direction == Direction::Received {
@@ -134,7 +143,7 @@ impl Talk {
             Direction::Sent => &mut self.sent_bytes,
             Direction::Received => &mut self.received_bytes,
         };
-        *sum = sum.saturating_add(bytes);
+        *sum = sum.map(|sum| sum.saturating_add(bytes));
     }
 
     /// A message is over: the exchange that ended with it, if one did. `ordinal` is the session's next.
@@ -265,8 +274,8 @@ impl Talk {
             finish_reasons,
             tools,
             error: facts.error,
-            request_bytes: Some(std::mem::take(&mut self.sent_bytes)),
-            response_bytes: Some(std::mem::take(&mut self.received_bytes)),
+            request_bytes: self.sent_bytes.replace(0),
+            response_bytes: self.received_bytes.replace(0),
             timing,
             withheld,
             reason,

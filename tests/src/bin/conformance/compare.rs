@@ -88,8 +88,16 @@ pub(crate) fn compare(line: &Line, seen: &Seen) -> Verdict {
         same("streaming", streaming, exchange.streaming.map(|streaming| streaming.to_string()));
         facts(expected, exchange, &mut same);
         let size = |bytes: usize| Some(bytes.to_string());
-        same("request_bytes", size(line.request_body.len()), exchange.request_bytes.map(|bytes| bytes.to_string()));
-        same("response_bytes", size(line.travelled().len()), exchange.response_bytes.map(|bytes| bytes.to_string()));
+        same(
+            "request_bytes",
+            size(line.request_body.len()),
+            exchange.request_bytes.map(|bytes| bytes.to_string()),
+        );
+        same(
+            "response_bytes",
+            size(line.travelled().len()),
+            exchange.response_bytes.map(|bytes| bytes.to_string()),
+        );
         same("status", Some(line.status.to_string()), exchange.status.map(|status| status.to_string()));
         // Recordings call a host that they cannot name after where it is.
         if !matches!(line.provider.as_str(), "local" | "gateway") {

@@ -4,15 +4,16 @@ use std::sync::{Arc, LazyLock};
 
 use meter::attribution::OwnerIndex;
 use meter::directory::Directory;
-use meter::exchange::{Exchange, SessionId};
-use meter::pipeline::{Attempts, Direction, FingerprintKeys, Input, Output, Pipeline, PipelineOptions};
+use meter::exchange::{Exchange, IdentifiedBy, SessionId};
+use meter::pipeline::{
+    Attempts, Direction, FingerprintKeys, HostEvidence, Input, Output, Pipeline, PipelineOptions,
+};
 use meter::pricing::Catalogue;
 use meter::record::Subject;
 use meter::time::{Moment, UnixNanos, WallClock};
 use meter::workload::{ProcessKey, Workload};
 use serde_json::{Map, Value, json};
 
-use e2e::corpus::Line;
 use e2e::corpus::render::Pieces;
 
 /// What the pipeline said of a rendered exchange.
@@ -127,8 +128,24 @@ static CATALOGUE: LazyLock<Arc<Catalogue>> = LazyLock::new(|| {
     Arc::new(Catalogue::vendored().unwrap_or_else(|error| panic!("vendored catalogue: {error}")))
 });
 
-/// Runs one exchange on a connection of its own, whose host name shows itself in the request.
-pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
+/// Runs what is on a connection, whose host name shows itself in the request.
+pub(crate) fn drive(pieces: &Pieces) -> Seen {
+    run(None, pieces.iter().map(|(direction, bytes)| (*direction, bytes.as_slice(), false)), false)
+}
+
+/// The same without the pieces that are `missing`; its host name is known.
+pub(crate) fn damaged(host: &str, pieces: &Pieces, missing: &[bool], joined_late: bool) -> Seen {
+    let host = HostEvidence { host: host.into(), identified_by: IdentifiedBy::Sni };
+    let pieces = pieces.iter().zip(missing);
+    let pieces = pieces.map(|((direction, bytes), missing)| (*direction, bytes.as_slice(), *missing));
+    run(Some(host), pieces, joined_late)
+}
+
+fn run<'a>(
+    host: Option<HostEvidence>,
+    pieces: impl Iterator<Item = (Direction, &'a [u8], bool)>,
+    joined_late: bool,
+) -> Seen {
     let mut pipeline = Pipeline::new(PipelineOptions {
         directory: Arc::clone(&DIRECTORY),
         owners: Arc::new(OwnerIndex::empty(0, UnixNanos(0))),
@@ -147,15 +164,18 @@ pub(crate) fn drive(_line: &Line, pieces: &Pieces) -> Seen {
         now += 1_000;
         Moment(now)
     };
-    pipeline.handle(Input::Opened { session, process, workload, host: None, joined_late: false }, tick());
+    pipeline.handle(Input::Opened { session, process, workload, host, joined_late }, tick());
     let mut ends = [0, 0];
-    for (direction, bytes) in pieces {
+    for (direction, bytes, missing) in pieces {
         let [sent, received] = &mut ends;
-        let end = if *direction == Direction::Sent { sent } else { received };
-        pipeline.handle(
-            Input::Chunk { session, direction: *direction, offset: *end, opposite: 0, bytes },
-            tick(),
-        );
+        let (end, opposite) = match direction {
+            Direction::Sent => (sent, *received),
+            Direction::Received => (received, *sent),
+        };
+        if !missing {
+            let chunk = Input::Chunk { session, direction, offset: *end, opposite, bytes };
+            pipeline.handle(chunk, tick());
+        }
         *end += bytes.len() as u64;
     }
     let [sent, received] = ends;

@@ -6,6 +6,7 @@
 //! 2 usage.
 
 mod compare;
+mod damage;
 mod drive;
 
 use std::collections::BTreeMap;
@@ -32,6 +33,9 @@ struct Arguments {
     /// Write one JSON object per exchange and rendering.
     #[arg(long)]
     json: Option<PathBuf>,
+    /// Damage each exchange so often instead (holes, missing ends, late joins): what is said must be true or not there.
+    #[arg(long, value_name = "ROUNDS", conflicts_with_all = ["json", "dialect"])]
+    damaged: Option<u32>,
     /// Print so many mismatches in full.
     #[arg(long, default_value_t = 20)]
     show: usize,
@@ -59,6 +63,15 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<bool> {
+    if let Some(rounds) = arguments.damaged {
+        let lines = corpus::lines(&arguments.corpus)?.collect::<anyhow::Result<Vec<_>>>()?;
+        let tally = damage::run(&lines, rounds, arguments.show);
+        let damage::Tally { connections, told, with_usage, untrue } = tally;
+        println!(
+            "{connections} damaged connections: {told} exchanges told, {with_usage} with usage, {untrue} untrue"
+        );
+        return Ok(untrue == 0);
+    }
     let mut json = match &arguments.json {
         Some(path) => {
             Some(BufWriter::new(File::create(path).with_context(|| format!("creating {}", path.display()))?))
@@ -81,7 +94,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<bool> {
                 row.mismatches += u64::from(line.is_selected(&arguments.dialect));
                 continue;
             };
-            let seen = drive::drive(&line, &pieces);
+            let seen = drive::drive(&pieces);
             if let Some(file) = &mut json {
                 serde_json::to_writer(&mut *file, &seen.to_json(&line.id, rendering))?;
                 file.write_all(b"\n")?;
