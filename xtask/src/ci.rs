@@ -123,6 +123,10 @@ fn conformance() -> anyhow::Result<()> {
 }
 
 fn recorded(corpus: &Path) -> anyhow::Result<()> {
-    let tool = Profile::Ci.program("conformance");
-    shell::run(shell::command(tool).arg("--corpus").arg(corpus).args(["--dialect", EXACT]))
+    let run = |arguments: [&str; 2]| {
+        let tool = Profile::Ci.program("conformance");
+        shell::run(shell::command(tool).arg("--corpus").arg(corpus).args(arguments))
+    };
+    run(["--dialect", EXACT])?;
+    run(["--damaged", "20"])
 }

@@ -1,6 +1,7 @@
 //! What is kept of an exchange besides its usage: limits, tools, retries, rates; and that prose is not.
 
 use meter::exchange::{Place, RateUnit, Reset, ToolUse};
+use meter::pipeline::Direction;
 
 use crate::harness::{Driver, Outcome, answer, call, chunked, post};
 
@@ -199,6 +200,37 @@ fn items_that_events_tell_of_count_if_the_answer_lists_none() {
         answer(200, "Content-Type: text/event-stream\r\n", events(&[added, done, done]).as_bytes());
     let outcome = call(CHAT.0, &post("/v1/responses", REQUEST), &received[..received.len() - 9], &[11]);
     assert_eq!(outcome.one().tools, [ToolUse { name: "add".into(), calls: None }]);
+}
+
+#[test]
+fn what_the_rest_of_a_damaged_answer_might_change_is_not_told() {
+    let begun = r#"{"type":"response.created","response":{"service_tier":"auto"}}"#;
+    let done = r#"{"type":"response.output_item.done","item":{"type":"function_call","name":"add"}}"#;
+    let completed =
+        r#"{"type":"response.completed","response":{"service_tier":"default","usage":{"input_tokens":3}}}"#;
+    let parts = [begun, done, done, completed].map(|event| events(&[event]));
+    let fields = "Content-Type: text/event-stream\r\n";
+    let whole = answer(200, fields, parts.concat().as_bytes());
+    let told = |hidden: std::ops::Range<usize>, end: usize| {
+        let mut driver = Driver::new(CHAT.0, false);
+        driver.sent(&post("/v1/responses", REQUEST));
+        driver.received(&whole[..hidden.start]);
+        driver.gap(Direction::Received, hidden.len() as u64);
+        driver.received(&whole[hidden.end..end]);
+        driver.close();
+        let outcome = driver.outcome();
+        let exchange = outcome.one();
+        let calls = exchange.tools.first().map(|tool| tool.calls);
+        (exchange.service_tier.as_deref().map(str::to_owned), calls, exchange.usage.input)
+    };
+    let default = Some("default".to_owned());
+    let end = whole.len();
+    assert_eq!(told(0..0, end), (default.clone(), Some(Some(2)), Some(3)));
+    // One call was not seen but for its blank line; the usage was.
+    let second = end - parts[2].len() - parts[3].len();
+    assert_eq!(told(second..second + parts[2].len() - 2, end), (default, Some(None), Some(3)));
+    // The first event names the tier that was asked for.
+    assert_eq!(told(0..0, end - parts[3].len()), (None, Some(None), None));
 }
 
 #[test]

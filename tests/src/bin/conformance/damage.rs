@@ -154,9 +154,9 @@ fn untruths(lines: &[&Line], seen: &Exchange, truth: &Exchange) -> Vec<String> {
     }
     check(&mut untrue, "model", seen.model.as_ref(), truth.model.as_ref());
     // A body that was not seen may name it otherwise than the path does.
-    let in_path = |model: &&Box<str>| lines.iter().any(|line| line.url.contains(&***model));
-    let requested = seen.requested_model.as_ref().filter(|model| !in_path(model));
-    check(&mut untrue, "requested model", requested, truth.requested_model.as_ref());
+    let in_path = |model: &str| lines.iter().any(|line| line.url.contains(model));
+    let requested = seen.requested_model.as_deref().filter(|model| !in_path(model));
+    check(&mut untrue, "requested model", requested, truth.requested_model.as_deref());
     check(&mut untrue, "status", seen.status, truth.status);
     check(&mut untrue, "tier", seen.service_tier.as_ref(), truth.service_tier.as_ref());
     // What broke off moved less; a session that did so is not shared out among answers and transcripts.
