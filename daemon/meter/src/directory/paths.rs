@@ -1,7 +1,7 @@
 //! Which path of a request is which operation, and which dialect its answer speaks.
 //!
 //! A *pattern* is written like a path: `**` stands for any number of segments, `*` for one, `{model}` for one that names
-//! the model, `{model}/{model}` for two that do together (`owner/name`), `{model}:verb` and `*:verb` for one that ends so. Of several patterns that match, the more specific one
+//! the model, `{model}/{model}` for several that do together (`owner/name`), `{model}:verb` and `*:verb` for one that ends so. Of several patterns that match, the more specific one
 //! counts: one for named providers before one for all, one for certain models before one for all, then the one with more
 //! segments written out. Two that are equally specific and match the same path are refused, so that the order in which
 //! they are written never matters.
@@ -356,10 +356,9 @@ fn parse(text: &str) -> Result<Vec<Segment>, &'static str> {
     }
     let names = |segment: &Segment| matches!(segment, Segment::One(true) | Segment::Verb(_, true));
     let places: Vec<usize> = (0..segments.len()).filter(|at| segments.get(*at).is_some_and(names)).collect();
-    match places[..] {
-        [] | [_] => Ok(segments),
-        [one, two] if one + 1 == two => Ok(segments),
-        _ => Err("names the model twice"),
+    match places.windows(2).all(|pair| matches!(pair, [one, two] if one + 1 == *two)) {
+        true => Ok(segments),
+        false => Err("names the model twice"),
     }
 }
 

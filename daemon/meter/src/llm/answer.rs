@@ -278,7 +278,7 @@ impl Answer {
         let usage = self.dialect.usage_of(facts);
         match () {
             () if missing => (Usage::default(), Verdict::Gap),
-            () if !whole => (Usage::default(), Verdict::Cut),
+            () if !whole || facts.begun => (Usage::default(), Verdict::Cut),
             () if facts.usages == 0 || usage.is_unknown() => match end {
                 // A further document may have had it.
                 End::Cut(_) if matches!(self.form, Form::Json) => (Usage::default(), Verdict::Cut),

@@ -1,7 +1,7 @@
 //! `/v1/messages` of Anthropic, also as Vertex AI, Foundry, Bedrock and gateways serve it.
 //!
 //! Input excludes what is read from and written to the cache. `message_start` has the input, `message_delta` cumulative
-//! counts that replace it field by field; a stream is whole with `message_stop`. Turns in which the conversation was
+//! counts that replace it field by field: before it nothing is certain. A stream is whole with `message_stop`. Turns in which the conversation was
 //! summed up or another model was asked for advice are in none of these sums; they are billed nevertheless.
 
 use super::bedrock::{METRICS, metered};
@@ -13,11 +13,11 @@ use super::facts::{Counts, Field, Merge, TurnCount};
 use crate::detail::Detail;
 use crate::exchange::Usage;
 
-/// Members of a usage object, below `prefix`.
+/// Members of an answer, below `prefix`, with what a usage object in it is.
 macro_rules! usage {
-    ($prefix:literal) => {
+    ($prefix:literal, $usage:expr) => {
         [
-            (concat!($prefix, "/usage"), Field::Usage),
+            (concat!($prefix, "/usage"), $usage),
             (concat!($prefix, "/usage/input_tokens"), Field::Count(Input)),
             (concat!($prefix, "/usage/output_tokens"), Field::Count(Output)),
             (concat!($prefix, "/usage/cache_read_input_tokens"), Field::Count(CacheRead)),
@@ -51,8 +51,8 @@ macro_rules! usage {
     };
 }
 
-const WHOLE: [(&str, Field); 21] = usage!("");
-const START: [(&str, Field); 21] = usage!("/message");
+const WHOLE: [(&str, Field); 21] = usage!("", Field::Usage);
+const START: [(&str, Field); 21] = usage!("/message", Field::FirstUsage);
 const STREAM: [(&str, Field); 9] = [
     ("/type", Field::Kind),
     ("/error", Field::Error),

@@ -96,9 +96,10 @@ impl Dialect {
 }
 
 /// Every dialect.
-pub static ALL: [&Dialect; 29] = [
+pub static ALL: [&Dialect; 30] = [
     &openai_chat::DIALECT,
     &openai_chat::EITHER,
+    &openai_chat::WORKERS_AI,
     &openai_responses::DIALECT,
     &anthropic_messages::DIALECT,
     &gemini::GENERATE,

@@ -106,6 +106,8 @@ impl Counts {
 pub enum Field {
     /// A usage object begins.
     Usage,
+    /// The same, of what is known before the answer: another one is to come.
+    FirstUsage,
     /// A count in it.
     Count(Count),
     /// The same, times ten to this power.
@@ -228,6 +230,8 @@ pub struct Facts {
     pub error: Option<ProviderError>,
     /// Cost stated.
     pub cost: Option<PicoUsd>,
+    /// The usage so far is what was known before the answer.
+    pub begun: bool,
     /// The stream's terminal event was seen.
     pub terminal: bool,
     /// The event in progress says that it is the terminal one. It counts once it is whole: the usage comes after.
@@ -270,8 +274,9 @@ impl Facts {
     /// Takes a value of a wanted path.
     pub fn take(&mut self, merge: Merge, terminal: &[&str], field: Field, value: Value<'_>) {
         match field {
-            Field::Usage => {
+            Field::Usage | Field::FirstUsage => {
                 if value == Value::Object {
+                    self.begun = field == Field::FirstUsage;
                     self.usages = self.usages.saturating_add(1);
                     if merge == Merge::LastObject {
                         self.counts = Counts::default();

@@ -7,10 +7,12 @@ use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use zeroize::Zeroizing;
 
+use super::json::Value;
 use super::{names, rates};
 use crate::attribution::TenantName;
-use crate::exchange::{Exchange, Place, ProviderError, Withheld};
+use crate::exchange::{Exchange, Place, ProviderError, ReportedCost, Withheld};
 use crate::http::{Header, header};
+use crate::money::PicoUsd;
 use crate::time::UnixNanos;
 
 /// Keys for fingerprints of API keys, one per tenant: the same API key looks different to two tenants, and nobody
@@ -109,6 +111,10 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange, now: UnixNan
     let class = header(headers, "x-amzn-errortype").and_then(|text| text.split(':').next());
     let class = class.and_then(|class| names::word(class.as_bytes()).at(Place::ErrorClass, withheld));
     exchange.error = class.map(|class| ProviderError { class: Some(class.into()), code: None });
+    // LiteLLM's proxy, in US dollars.
+    let cost = header(headers, "x-litellm-response-cost").map(|text| Value::Number(text.as_bytes()));
+    let cost = cost.and_then(|dollars| dollars.scaled(12)).filter(|cost| *cost > 0);
+    exchange.reported_cost = cost.map(|cost| ReportedCost(PicoUsd(cost)));
     exchange.rate_limits = rates::of(headers, now);
 }
 

@@ -1,14 +1,15 @@
 //! What model servers answer on endpoints of their own, beside those that speak like OpenAI: `/completion` and `/infill`
-//! of llama.cpp, `/generate` of SGLang. Events repeat what was counted so far; several answers are a list, each with counts
+//! of llama.cpp, `/generate` of SGLang and of TGI (Text Generation Inference), whose response fields count too. Events repeat what was counted so far; several answers are a list, each with counts
 //! of its own.
 //!
-//! Sources: `tools/server/README.md` of llama.cpp, "SGLang Native APIs".
+//! Sources: `tools/server/README.md` of llama.cpp, "SGLang Native APIs", "Text Generation Inference API" (`x-prompt-tokens`).
 
-use super::dialect::{Dialect, Wire, as_counted};
-use super::facts::Count::{CacheRead, Input, Output};
-use super::facts::{Field, Merge};
+use super::dialect::{Dialect, Wire};
+use super::facts::Count::{CacheRead, Input, InputMetered, Output, OutputMetered};
+use super::facts::{Counts, Field, Merge};
+use crate::exchange::Usage;
 
-const PATHS: [(&str, Field); 18] = [
+const PATHS: [(&str, Field); 21] = [
     ("/model", Field::Model),
     ("/tokens_evaluated", Field::Count(Input)),
     ("/tokens_predicted", Field::Count(Output)),
@@ -24,6 +25,9 @@ const PATHS: [(&str, Field); 18] = [
     ("/*/meta_info/finish_reason/type", Field::Finish),
     ("/*/text", Field::Output),
     ("/text", Field::Output),
+    ("/details/input_length", Field::Count(Input)),
+    ("/details/generated_tokens", Field::Count(Output)),
+    ("/details/finish_reason", Field::Finish),
     ("/error", Field::Error),
     ("/error/type", Field::ErrorClass),
     ("/error/code", Field::ErrorCode),
@@ -36,6 +40,15 @@ pub static DIALECT: Dialect = Dialect {
     merge: Merge::LastValue,
     terminal: &[],
     usage_on_request: false,
-    usage: as_counted,
+    usage,
     wire: Wire::Text,
 };
+
+fn usage(counts: &Counts) -> Usage {
+    Usage {
+        input: counts.get(Input).or(counts.get(InputMetered)),
+        output: counts.get(Output).or(counts.get(OutputMetered)),
+        cache_read: counts.get(CacheRead),
+        ..Usage::default()
+    }
+}

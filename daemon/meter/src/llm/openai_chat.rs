@@ -117,6 +117,22 @@ pub static DIALECT: Dialect = Dialect {
     wire: Wire::Text,
 };
 
+const USAGE_RESULT: [(&str, Field); 32] = usage!("/result/usage");
+const RESULT: [(&str, Field); 4] = [
+    ("/result/tool_calls/*/name", Field::Tool),
+    ("/response", Field::Output),
+    ("/errors/*", Field::Error),
+    ("/errors/*/code", Field::ErrorCode),
+];
+
+/// Cloudflare's Workers AI by its own path, `/ai/run/MODEL`: an answer is in an envelope, the events of a stream are not.
+pub static WORKERS_AI: Dialect = Dialect {
+    name: "workers_ai",
+    paths: &[&PATHS, &USAGE, &USAGE_RESULT, &RESULT],
+    usage_on_request: false,
+    ..DIALECT
+};
+
 /// An answer whose request path is not known: chat completions or responses, whichever it turns out to be. Their usage
 /// objects share no name.
 pub static EITHER: Dialect = Dialect {

@@ -3,7 +3,7 @@
 use super::attempts::Attempt;
 use super::talk::Talk;
 use crate::directory::Operation;
-use crate::exchange::{Exchange, ProviderError, Reason, TOOLS_MAX, Usage};
+use crate::exchange::{Exchange, ProviderError, Reason, ReportedCost, TOOLS_MAX, Usage};
 use crate::flow::{Direction, Piece};
 use crate::http::body::Decoder;
 use crate::http::grpc::{self, Messages, Part};
@@ -17,12 +17,14 @@ use crate::llm::request::{Reader, Shape};
 use crate::llm::{anthropic_messages, bedrock, gemini, mcp, openai_chat};
 use crate::time::Moment;
 
-/// Response fields with counts: Amazon Bedrock's InvokeModel.
-const METERED: [(&str, Count); 4] = [
+/// Response fields with counts: Amazon Bedrock's InvokeModel, TGI.
+const METERED: [(&str, Count); 6] = [
     ("x-amzn-bedrock-input-token-count", Count::InputMetered),
     ("x-amzn-bedrock-output-token-count", Count::OutputMetered),
     ("x-amzn-bedrock-cache-read-input-token-count", Count::CacheReadMetered),
     ("x-amzn-bedrock-cache-write-input-token-count", Count::CacheWriteMetered),
+    ("x-prompt-tokens", Count::InputMetered),
+    ("x-generated-tokens", Count::OutputMetered),
 ];
 
 /// What is leased for an exchange holds it, with 2 KiB for its texts and the form of its answer.
@@ -390,7 +392,7 @@ impl Open {
             if !whole {
                 exchange.tools.iter_mut().for_each(|tool| tool.calls = None);
             }
-            exchange.reported_cost = facts.cost.map(crate::exchange::ReportedCost);
+            exchange.reported_cost = facts.cost.map(ReportedCost).or(exchange.reported_cost);
             (exchange.timing.first_token, exchange.timing.last_token) = answer.output();
         } else if responded {
             exchange.streaming = Some(labelled_stream);

@@ -1,6 +1,6 @@
 //! OpenAI, and everybody who speaks like it.
 
-use super::{CHAT, check, check_events};
+use super::{CHAT, check, check_events, check_post};
 
 #[test]
 fn chat_completions() {
@@ -86,6 +86,38 @@ fn chat_completions() {
         r#"{"usage":{"prompt_tokens":8,"completion_tokens":2,"cached_tokens":3}}"#,
         "in=8 out=2 read=3",
     );
+    check(
+        "api.cloudflare.com",
+        "/client/v4/accounts/a/ai/run/@cf/meta/llama-3",
+        r#"{"result":{"response":"x","usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}},"success":true,"errors":[],"messages":[]}"#,
+        "in=8 out=2 total=10",
+    );
+    check_events(
+        "api.cloudflare.com",
+        "/client/v4/accounts/a/ai/run/@cf/meta/llama-3",
+        &[
+            r#"{"response":"x","p":"abc"}"#,
+            r#"{"response":"","usage":{"prompt_tokens":8,"completion_tokens":2,"total_tokens":10}}"#,
+            "[DONE]",
+        ],
+        "in=8 out=2 total=10",
+    );
+    check(
+        "dashscope.aliyuncs.com",
+        "/api/v1/services/aigc/text-generation/generation",
+        r#"{"output":{"text":"x","finish_reason":"stop"},"usage":{"input_tokens":8,"output_tokens":2,"total_tokens":10},"request_id":"r"}"#,
+        "in=8 out=2 total=10",
+    );
+    // What a proxy says that it cost, in its fields.
+    check_post(
+        "api.portkey.ai",
+        CHAT,
+        "{}",
+        "x-litellm-response-cost: 2.85e-05\r\n",
+        r#"{"usage":{"prompt_tokens":8,"completion_tokens":2}}"#,
+        "in=8 out=2 cost=0.0000285",
+    );
+    check_post("api.portkey.ai", CHAT, "{}", "x-litellm-response-cost: None\r\n", "{}", "(not_reported)");
     // A cache that is larger than the input is told as it was reported.
     check(
         "r.services.ai.azure.com",
@@ -182,6 +214,11 @@ fn responses_and_messages() {
         ],
         "in=31772 out=50 searches=1",
     );
+    // What is known at the start is not what is billed: an answer that breaks off or fails tells no usage.
+    let start = r#"{"type":"message_start","message":{"usage":{"input_tokens":10,"output_tokens":1}}}"#;
+    let failed = r#"{"type":"error","error":{"type":"overloaded_error","message":"x"}}"#;
+    check_events("api.anthropic.com", messages, &[start], "(interrupted)");
+    check_events("api.anthropic.com", messages, &[start, failed], "(interrupted)");
 }
 
 /// What a provider's tools did is counted as often as the answer lists it.

@@ -155,6 +155,11 @@ fn model_servers() {
         "in=6 out=8 read=5",
     );
     check("/generate", r#"{"generated_text":"x"}"#, "(not_reported)");
+    check(
+        "/generate_stream",
+        "data:{\"token\":{\"text\":\"x\"},\"details\":null}\n\ndata:{\"generated_text\":\"xy\",\"details\":{\"finish_reason\":\"length\",\"generated_tokens\":2,\"input_length\":7}}\n\n",
+        "in=7 out=2",
+    );
     let one = r#"{"text":"x","meta_info":{"prompt_tokens":5,"completion_tokens":2,"cached_tokens":1}}"#;
     check("/generate", &format!("[{one},{one}]"), "in=10 out=4 read=2");
 }
