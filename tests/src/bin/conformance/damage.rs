@@ -48,8 +48,11 @@ pub(crate) fn run(lines: &[Line], rounds: u32, show: usize) -> Tally {
     by_host.sort_by_key(|line| line.host());
     let groups = by_host.chunk_by(|one, other| one.host() == other.host());
     for together in groups.flat_map(|group| group.chunks(TOGETHER)) {
-        let pieces = together.iter().flat_map(|line| whole(line, "h1")).collect();
+        let mut pieces: Pieces = together.iter().flat_map(|line| whole(line, "h1")).collect();
         connection(together, "h1", &pieces, rounds, show, &mut tally);
+        // As of a client that asks ahead.
+        pieces.sort_by_key(|(direction, _)| *direction);
+        connection(together, "h1-ahead", &pieces, rounds, show, &mut tally);
     }
     for line in lines {
         for rendering in ["h2", "ws", "grpc"] {
