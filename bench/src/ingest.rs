@@ -8,7 +8,7 @@ use meter::attribution::confidence::Confidence;
 use meter::attribution::{Attribution, OutputState, Owner, StageOrigin, TenantName};
 use meter::exchange::{Exchange, IdentifiedBy, RateLimits, SessionId, Timing, Usage, Withheld};
 use meter::money::PicoUsd;
-use meter::record::{Cost, CostKind, Record, RecordId, Subject};
+use meter::record::{Cost, CostKind, CostParts, Record, RecordId, Subject};
 use meter::time::UnixNanos;
 use meter::workload::{ProcessKey, Workload};
 use store::{GroupKey, Layout, ListQuery, Options, UsageQuery};
@@ -138,7 +138,7 @@ fn record(number: u64, tenant: &TenantName) -> Record {
             amount: Some(PicoUsd(u128::from(number) * 1_000_000)),
             kind: CostKind::Computed,
             catalogue_version: 1,
-            parts: Vec::new(),
+            parts: CostParts::new(),
             reason: None,
         }),
     }

@@ -18,7 +18,8 @@ mod wire;
 use std::sync::Arc;
 use std::time::Duration;
 
-use meter::attribution::index::OwnerIndex;
+use anyhow::Context;
+use meter::attribution::{OwnerIndex, TenantName};
 use meter::directory::Directory;
 use meter::exchange::{IdentifiedBy, SessionId};
 use meter::pipeline::{
@@ -111,12 +112,14 @@ const PEERS: [&str; 6] =
 
 /// A pipeline as the daemon has it.
 fn pipeline(detect_by_path: bool) -> anyhow::Result<Pipeline> {
+    let mut fingerprint_keys = FingerprintKeys::default();
+    fingerprint_keys.insert(TenantName::new(TenantName::DEFAULT).context("a tenant")?, [7; 32]);
     Ok(Pipeline::new(PipelineOptions {
         directory: Arc::new(Directory::builtin()),
         owners: Arc::new(OwnerIndex::empty(1, UnixNanos(0))),
         catalogue: Arc::new(Catalogue::vendored()?),
         clock: WallClock { offset_ns: 0 },
-        fingerprint_keys: FingerprintKeys::default(),
+        fingerprint_keys,
         attempts: Attempts::new([3; 16]),
         id_seed: 1,
         detect_by_path,

@@ -97,7 +97,8 @@ impl Selection {
         }
         let whole: Vec<u8> =
             served.iter().flat_map(|one| &one.pieces).flat_map(|(_, bytes)| bytes).copied().collect();
-        let mut metered = Metered { pipeline: super::pipeline(true)?, session: 0, records: 0 };
+        let workload = Workload::unknown(ProcessKey { pid: 1, start_ticks: 1 });
+        let mut metered = Metered { pipeline: super::pipeline(true)?, workload, session: 0, records: 0 };
         let mut sides = vec![side(|| metered.all(&served)), limits::copy(&whole)];
         let mut columns = vec!["x memcpy"];
         if !documents.is_empty() {
@@ -137,6 +138,8 @@ struct Served {
 
 struct Metered {
     pipeline: Pipeline,
+    /// Of the process that has all connections.
+    workload: Arc<Workload>,
     session: u64,
     /// Exchanges told.
     records: u64,
@@ -151,10 +154,11 @@ impl Metered {
     }
 
     fn one(&mut self, served: &Served) {
-        let (session, process) = (SessionId(self.session), ProcessKey { pid: 1, start_ticks: 1 });
+        let session = SessionId(self.session);
         let host =
             HostEvidence { host: Arc::clone(&served.host), identified_by: IdentifiedBy::TlsHostnameCall };
-        let workload = Workload::unknown(process);
+        let workload = Arc::clone(&self.workload);
+        let process = workload.process;
         let mut now = self.session << 32;
         let opened = Input::Opened { session, process, workload, host: Some(host), joined_late: false };
         self.pipeline.handle(opened, Moment(now));

@@ -13,6 +13,7 @@ mod paths_tests;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -335,9 +336,13 @@ impl Directory {
     /// matches too (most evidence of a name has no port), except on loopback, where the port is all there is.
     pub fn lookup(&self, host: &str) -> Option<&Provider> {
         let (host, port) = split_port(host)?;
-        let host = host.to_ascii_lowercase();
+        // Most come in lower case.
+        let host = match host.bytes().any(|byte| byte.is_ascii_uppercase()) {
+            true => Cow::Owned(host.to_ascii_lowercase()),
+            false => Cow::Borrowed(host),
+        };
         let index = self.lookup_exact(&host, port).or_else(|| self.lookup_regional(&host)).or_else(|| {
-            let mut rest = host.as_str();
+            let mut rest = &*host;
             while let Some((_, parent)) = rest.split_once('.') {
                 if let Some(entry) = self.domains.get(parent) {
                     return Some(entry.provider);

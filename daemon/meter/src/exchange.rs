@@ -182,16 +182,16 @@ pub struct Timing {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ProviderError {
     /// Error type, e.g. `invalid_request_error`.
-    pub class: Option<Box<str>>,
+    pub class: Option<Word>,
     /// Error code, e.g. `context_length_exceeded`.
-    pub code: Option<Box<str>>,
+    pub code: Option<Word>,
 }
 
 /// Cost stated by the provider in the response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ReportedCost(pub crate::money::PicoUsd);
 
-/// A word of a provider's, out of a small set: held in place up to 23 bytes, as nearly all are.
+/// A name from the wire: held in place up to 23 bytes, as most are.
 pub type Word = SmolStr;
 
 /// Words; nearly always one.
@@ -217,9 +217,9 @@ pub struct Exchange {
     /// False for operations that must add nothing (`GET /v1/responses/ID`, token counting).
     pub inference: bool,
     /// Model as the request names it.
-    pub requested_model: Option<Box<str>>,
+    pub requested_model: Option<Word>,
     /// Model as the response names it.
-    pub model: Option<Box<str>>,
+    pub model: Option<Word>,
     /// Whether the answer was streamed; `None` until the response is seen.
     pub streaming: Option<bool>,
     /// HTTP status.
@@ -237,17 +237,17 @@ pub struct Exchange {
     /// Tools that were called or are listed, each once, in order of appearance; at most [`TOOLS_MAX`].
     pub tools: Vec<ToolUse>,
     /// Request id of the provider.
-    pub provider_request_id: Option<Box<str>>,
+    pub provider_request_id: Option<Word>,
     /// Organisation the provider or the request names.
-    pub organization: Option<Box<str>>,
+    pub organization: Option<Word>,
     /// Project the provider or the request names.
-    pub project: Option<Box<str>>,
+    pub project: Option<Word>,
     /// Error, also one inside a 200.
     pub error: Option<ProviderError>,
     /// Keyed fingerprint of the API key, hex.
     pub api_key_fingerprint: Option<Box<str>>,
     /// Product token of `User-Agent`, self-asserted.
-    pub sdk: Option<Box<str>>,
+    pub sdk: Option<Word>,
     /// W3C trace id of the request, 32 lower-case hex digits.
     pub trace_id: Option<Box<str>>,
     /// What the response says of the account's limits.
@@ -289,7 +289,7 @@ impl Exchange {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ToolUse {
     /// Its name.
-    pub name: Box<str>,
+    pub name: Word,
     /// How often it was called, 0 if it is offered; `None` if the answer was not seen whole.
     pub calls: Option<u32>,
 }
@@ -298,7 +298,7 @@ pub struct ToolUse {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RateLimits {
     /// At most one per unit, in the order of [`RateUnit`].
-    pub limits: Vec<RateLimit>,
+    pub limits: SmallVec<[RateLimit; 2]>,
     /// Wait that the provider asks for before another attempt, ms.
     pub retry_after_ms: Option<u64>,
 }

@@ -4,6 +4,8 @@ mod explain;
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use crate::attribution::Attribution;
 use crate::exchange::{Exchange, IdentifiedBy, Reason};
 use crate::money::PicoUsd;
@@ -64,6 +66,9 @@ pub struct CostPart {
     pub price: PicoUsd,
 }
 
+/// How a cost is made up; nearly always of input, output and one kind of cache.
+pub type CostParts = SmallVec<[CostPart; 3]>;
+
 /// What an exchange cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cost {
@@ -74,7 +79,7 @@ pub struct Cost {
     /// Catalogue in force.
     pub catalogue_version: u64,
     /// How it was computed.
-    pub parts: Vec<CostPart>,
+    pub parts: CostParts,
     /// Why it is unknown or estimated: `unknown_model`, `unknown_usage`, `no_cache_price`, ..
     pub reason: Option<&'static str>,
 }

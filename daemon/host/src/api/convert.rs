@@ -2,6 +2,8 @@
 //!
 //! Structs are taken apart without `..` where a new field must not be forgotten.
 
+use std::ops::Deref;
+
 use meter::attribution::{Candidate, Evidence, Owner};
 use meter::detail::Detail;
 use meter::exchange::{Exchange, RateLimit, RateLimits, Reset, Timing, ToolUse, Usage};
@@ -414,7 +416,7 @@ fn confidence(basis_points: u16) -> f64 {
     f64::from(basis_points) / 10_000.0
 }
 
-fn text(value: &Option<Box<str>>) -> Option<String> {
+fn text<T: Deref<Target = str>>(value: &Option<T>) -> Option<String> {
     value.as_deref().map(str::to_owned)
 }
 

@@ -202,7 +202,7 @@ pub(crate) fn call(tenant: &str, n: u64) -> Record {
             amount: Some(PicoUsd(1_000_000 * u128::from(n))),
             kind: CostKind::Computed,
             catalogue_version: 3,
-            parts: vec![part],
+            parts: [part].into_iter().collect(),
             reason: None,
         }),
     }

@@ -9,6 +9,8 @@ mod block;
 mod frame;
 mod streams;
 
+use smallvec::SmallVec;
+
 use self::block::Block;
 pub(super) use self::frame::begins_with_frames;
 use self::frame::{
@@ -22,7 +24,7 @@ use crate::exchange::Reason;
 use crate::flow::{Direction, Piece};
 use crate::limits::{Budget, HEAD_BYTES_MAX};
 use crate::loss::Tally;
-use crate::payload::Held;
+use crate::payload::{Held, Short};
 
 /// What a client sends first.
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -32,7 +34,7 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 pub struct Connection {
     sent: Half,
     received: Half,
-    streams: Vec<Stream>,
+    streams: SmallVec<[Stream; 2]>,
     /// The client's newest stream: it opens them in order, so what is older is not opened again.
     newest: u32,
     /// Streams from before it was joined that were told of. `None` if it was seen from its start.
@@ -48,7 +50,7 @@ pub struct Connection {
 struct Half {
     state: State,
     /// An incomplete frame head.
-    held: Held,
+    held: Short<FRAME_HEAD>,
     decoder: Decoder,
     block: Option<Block>,
 }
@@ -75,7 +77,7 @@ enum State {
 
 impl Half {
     fn new(state: State) -> Half {
-        Half { state, held: Held::new(), decoder: Decoder::default(), block: None }
+        Half { state, held: Short::default(), decoder: Decoder::default(), block: None }
     }
 }
 
@@ -89,7 +91,7 @@ impl Connection {
         Connection {
             sent: Half::new(sent),
             received: Half::new(received),
-            streams: Vec::new(),
+            streams: SmallVec::new(),
             earlier: joined_late.then(Vec::new),
             first: None,
             holed: false,

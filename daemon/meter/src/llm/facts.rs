@@ -216,7 +216,7 @@ pub struct Facts {
     /// Usage objects seen.
     pub usages: u32,
     /// Model.
-    pub model: Option<Box<str>>,
+    pub model: Option<Word>,
     /// State of the answer.
     pub status: Option<Word>,
     /// Hash of what the provider calls the answer, to know it again when it is fetched.
@@ -481,7 +481,7 @@ impl Facts {
 }
 
 /// The code of an error: a whole number or a word.
-fn code(value: Value<'_>, withheld: &mut Withheld) -> Option<Box<str>> {
+fn code(value: Value<'_>, withheld: &mut Withheld) -> Option<Word> {
     let number = value.count().map(|number| number.to_string());
     let plain = number.as_deref().or(negative(value));
     plain.or_else(|| names::of(value, names::word).at(Place::ErrorCode, withheld)).map(Into::into)

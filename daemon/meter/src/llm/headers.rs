@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use smol_str::format_smolstr;
 use zeroize::Zeroizing;
 
 use super::json::Value;
 use super::{names, rates};
 use crate::attribution::TenantName;
-use crate::exchange::{Exchange, Place, ProviderError, ReportedCost, Withheld};
+use crate::exchange::{Exchange, Place, ProviderError, ReportedCost, Withheld, Word};
 use crate::http::{Header, header};
 use crate::money::PicoUsd;
 use crate::time::UnixNanos;
@@ -105,8 +106,7 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange, now: UnixNan
         &["x-gemini-service-tier", "x-amzn-bedrock-service-tier"],
         Place::ServiceTier,
         withheld,
-    )
-    .map(Into::into);
+    );
     // `ValidationException:http://internal.amazon.com/coral/..`
     let class = header(headers, "x-amzn-errortype").and_then(|text| text.split(':').next());
     let class = class.and_then(|class| names::word(class.as_bytes()).at(Place::ErrorClass, withheld));
@@ -119,13 +119,13 @@ pub fn of_response(headers: &[Header<'_>], exchange: &mut Exchange, now: UnixNan
 }
 
 /// The name in the first of the fields `names` that is there and not empty.
-fn first(headers: &[Header<'_>], names: &[&str], place: Place, withheld: &mut Withheld) -> Option<Box<str>> {
+fn first(headers: &[Header<'_>], names: &[&str], place: Place, withheld: &mut Withheld) -> Option<Word> {
     let value = names.iter().find_map(|name| header(headers, name).filter(|value| !value.is_empty()))?;
     names::word(value.as_bytes()).at(place, withheld).map(Into::into)
 }
 
 /// `OpenAI/Python 1.2.3` of a `User-Agent`: its first word, and the second if it is a version.
-fn product(agent: &str, withheld: &mut Withheld) -> Option<Box<str>> {
+fn product(agent: &str, withheld: &mut Withheld) -> Option<Word> {
     let mut words = agent.split(' ').filter(|word| !word.is_empty());
     let name = names::word(words.next()?.as_bytes()).at(Place::Sdk, withheld)?;
     let version = words
@@ -133,8 +133,7 @@ fn product(agent: &str, withheld: &mut Withheld) -> Option<Box<str>> {
         .filter(|word| word.starts_with(|first: char| first.is_ascii_digit()))
         .and_then(|version| names::word(version.as_bytes()).at(Place::Sdk, withheld));
     Some(match version {
-        // One allocation, where `format!` makes some.
-        Some(version) => [name, version].join(" ").into(),
+        Some(version) => format_smolstr!("{name} {version}"),
         None => name.into(),
     })
 }

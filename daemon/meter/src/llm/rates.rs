@@ -10,6 +10,8 @@
 
 use std::time::UNIX_EPOCH;
 
+use smallvec::SmallVec;
+
 use crate::exchange::{RateLimit, RateLimits, RateUnit, Reset};
 use crate::http::{Header, header};
 use crate::time::UnixNanos;
@@ -73,7 +75,14 @@ pub fn of(headers: &[Header<'_>], now: UnixNanos) -> RateLimits {
 }
 
 /// Numbers of different windows never mix: a shorter window replaces a longer one.
-fn note(limits: &mut Vec<RateLimit>, ranks: &mut [u8; 5], unit: RateUnit, rank: u8, part: Part, value: &str) {
+fn note(
+    limits: &mut SmallVec<[RateLimit; 2]>,
+    ranks: &mut [u8; 5],
+    unit: RateUnit,
+    rank: u8,
+    part: Part,
+    value: &str,
+) {
     let Some(known) = ranks.get_mut(unit as usize) else { return };
     if rank > *known {
         return;

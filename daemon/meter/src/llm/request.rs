@@ -7,7 +7,7 @@ use memchr::memmem;
 use super::dialect::{Dialect, Wire};
 use super::json::{Paths, Scanner, Value, Visitor};
 use super::{mcp, names, protobuf};
-use crate::exchange::{Place, Withheld};
+use crate::exchange::{Place, Withheld, Word};
 use crate::limits::JSON_TEXT_MAX;
 use crate::payload::Held;
 
@@ -45,7 +45,7 @@ pub enum Shape {
 #[derive(Debug, Default)]
 pub struct Asked {
     /// Model as the request names it.
-    pub model: Option<Box<str>>,
+    pub model: Option<Word>,
     /// Whether a stream was asked for.
     pub stream: Option<bool>,
     /// Whether usage was asked for in the stream.

@@ -100,7 +100,7 @@ impl Session {
                 host: None,
                 naming: Naming::Unknown,
                 ordinal: 0,
-                open: Vec::new(),
+                open: SmallVec::new(),
                 talks: Vec::new(),
                 made: Made::default(),
             },

@@ -9,7 +9,7 @@
 
 use std::collections::VecDeque;
 
-use crate::exchange::{Exchange, Reason, ReportedCost, TOOLS_MAX, Timing, ToolUse};
+use crate::exchange::{Exchange, Reason, ReportedCost, TOOLS_MAX, Timing, ToolUse, Word};
 use crate::flow::{Direction, Piece};
 use crate::http::{End, Key, ws};
 use crate::limits::{Lease, TURNS_MAX};
@@ -30,7 +30,7 @@ pub(super) struct Talk {
     sent: Ear,
     received: Ear,
     /// What the server says of the session.
-    model: Option<Box<str>>,
+    model: Option<Word>,
     /// Answers that were asked for and have not begun.
     asked: VecDeque<Ask>,
     /// Answers that have not ended.
@@ -55,15 +55,15 @@ pub(super) struct Talk {
 struct Ask {
     at: Moment,
     /// The model it names, if it names one.
-    model: Option<Box<str>>,
+    model: Option<Word>,
 }
 
 /// An answer that has not ended.
 #[derive(Debug)]
 struct Turn {
     timing: Timing,
-    requested_model: Option<Box<str>>,
-    model: Option<Box<str>>,
+    requested_model: Option<Word>,
+    model: Option<Word>,
     tools: Vec<ToolUse>,
 }
 
@@ -240,7 +240,7 @@ impl Talk {
     }
 
     /// An answer begins.
-    fn begin(&mut self, now: Moment, model: Option<Box<str>>) {
+    fn begin(&mut self, now: Moment, model: Option<Word>) {
         let ask = self.asked.pop_front();
         let started = ask.as_ref().map(|ask| ask.at).or(self.last_sent).unwrap_or(now);
         if self.open.len() < TURNS_MAX {

@@ -4,9 +4,9 @@ use super::catalogue::{Catalogue, Found};
 use super::format::{ModelPrices, Rate, UnitPrices};
 use crate::detail::Detail;
 use crate::directory::Directory;
-use crate::exchange::{Exchange, Usage};
+use crate::exchange::{Exchange, Usage, Word};
 use crate::money::PicoUsd;
-use crate::record::{Cost, CostKind, CostPart};
+use crate::record::{Cost, CostKind, CostPart, CostParts};
 use crate::time::UnixNanos;
 
 /// What `exchange`, begun at `at`, cost by `catalogue`.
@@ -17,7 +17,7 @@ pub fn price(exchange: &Exchange, catalogue: &Catalogue, at: UnixNanos) -> Cost 
         amount: None,
         kind: CostKind::Unknown,
         catalogue_version: catalogue.version(),
-        parts: Vec::new(),
+        parts: CostParts::new(),
         reason: None,
     };
     if let Some(reported) = exchange.reported_cost {
@@ -51,7 +51,7 @@ fn quote(
     catalogue: &Catalogue,
     at: UnixNanos,
     notes: &mut Notes,
-) -> Result<(Vec<CostPart>, PicoUsd), &'static str> {
+) -> Result<(CostParts, PicoUsd), &'static str> {
     if !exchange.inference {
         return Err("not_inference");
     }
@@ -147,7 +147,7 @@ fn model_of<'a>(
         "bedrock" => (&exchange.requested_model, &exchange.model, "priced_as_response_model"),
         _ => (&exchange.model, &exchange.requested_model, "priced_as_requested_model"),
     };
-    let find = |model: &Option<Box<str>>| match model {
+    let find = |model: &Option<Word>| match model {
         Some(model) => catalogue.find(&exchange.provider, model),
         None => Found::Unknown,
     };
@@ -409,7 +409,7 @@ fn charge_output(
 /// What is charged; classes without tokens are left out.
 #[derive(Default)]
 struct Parts {
-    list: Vec<CostPart>,
+    list: CostParts,
 }
 
 impl Parts {
@@ -419,7 +419,7 @@ impl Parts {
         }
     }
 
-    fn total(self) -> Result<(Vec<CostPart>, PicoUsd), &'static str> {
+    fn total(self) -> Result<(CostParts, PicoUsd), &'static str> {
         let add = |sum: PicoUsd, part: &CostPart| sum.plus(part.price.times(part.tokens)?);
         match self.list.iter().try_fold(PicoUsd(0), add) {
             Some(amount) => Ok((self.list, amount)),

@@ -325,7 +325,7 @@ mod tests {
             amount: Some(PicoUsd(2_500_000_000)),
             kind: CostKind::Estimated,
             catalogue_version: 9,
-            parts: vec![part],
+            parts: [part].into_iter().collect(),
             reason: Some("no_tier_price"),
         };
         let found = record(vec![rule], Some(cost)).explain();

@@ -1,6 +1,6 @@
 //! What is kept of an exchange besides its usage: limits, tools, retries, rates; and that prose is not.
 
-use meter::exchange::{Place, RateUnit, Reset, ToolUse};
+use meter::exchange::{Place, RateUnit, Reset, ToolUse, Word};
 use meter::pipeline::Direction;
 
 use crate::harness::{Driver, Outcome, answer, call, chunked, post};
@@ -72,7 +72,7 @@ fn check_told(host: &str, target: &str, status: u16, reply: &str, expected: &str
             None => format!("{}*?", tool.name),
         });
         let error = exchange.error.iter().map(|error| {
-            let word = |word: &Option<Box<str>>| word.as_deref().unwrap_or("-").to_owned();
+            let word = |word: &Option<Word>| word.as_deref().unwrap_or("-").to_owned();
             format!("{}/{}", word(&error.class), word(&error.code))
         });
         let reasons = exchange.finish_reasons.iter().map(ToString::to_string);

@@ -9,7 +9,7 @@
 use std::collections::BTreeSet;
 use std::ops::Range;
 
-use meter::exchange::{Exchange, Reason};
+use meter::exchange::{Exchange, Reason, Word};
 use meter::pipeline::Direction::{self, Received, Sent};
 use proptest::prelude::*;
 
@@ -446,7 +446,7 @@ fn truths(tape: &Tape) -> Vec<Exchange> {
 /// That each record is one of `truths` in every field, as far as it says anything.
 fn nothing_mixed(outcome: &Outcome, truths: &[Exchange]) -> Result<(), TestCaseError> {
     let fits = |seen: &Exchange, truth: &Exchange| {
-        let same = |seen: &Option<Box<str>>, truth: &Option<Box<str>>| seen.is_none() || seen == truth;
+        let same = |seen: &Option<Word>, truth: &Option<Word>| seen.is_none() || seen == truth;
         // What was not seen to its end counts as far as it was seen.
         let bytes = |seen: Option<u64>, truth: Option<u64>| match seen.zip(truth) {
             Some((seen, truth)) => seen == truth || (seen < truth && !outcome.lost.is_empty()),

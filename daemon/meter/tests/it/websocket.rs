@@ -1,6 +1,6 @@
 //! WebSocket: frames, holes and answers, as a table of scripts, each over a connection of its own and in a stream of HTTP/2.
 
-use meter::exchange::{Exchange, Reason};
+use meter::exchange::{Exchange, Reason, Word};
 use meter::pipeline::Direction::{self, Received, Sent};
 
 use crate::harness::{Driver, tokens};
@@ -624,7 +624,7 @@ fn answers_keep_to_their_requests() {
             usize::MAX,
         );
         driver.close();
-        let named = |name: &Option<Box<str>>| name.as_deref().unwrap_or("-").to_owned();
+        let named = |name: &Option<Word>| name.as_deref().unwrap_or("-").to_owned();
         let seen: Vec<String> = driver
             .outcome()
             .exchanges

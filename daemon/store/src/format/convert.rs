@@ -1,6 +1,7 @@
 //! Records to messages and back. Both directions name every field, so that a new one cannot be forgotten.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::ops::Deref;
 use std::sync::Arc;
 
 use meter::attribution::confidence::Confidence;
@@ -581,10 +582,10 @@ fn code_or_none<C: Code>(code: u32) -> Option<Option<C>> {
     if code == 0 { Some(None) } else { C::from_code(code).map(Some) }
 }
 
-fn text_out(text: &Option<Box<str>>) -> Option<String> {
+fn text_out<T: Deref<Target = str>>(text: &Option<T>) -> Option<String> {
     text.as_deref().map(str::to_owned)
 }
 
-fn text_in(text: Option<String>) -> Option<Box<str>> {
-    text.map(String::into_boxed_str)
+fn text_in<T: From<String>>(text: Option<String>) -> Option<T> {
+    text.map(T::from)
 }

@@ -74,9 +74,9 @@ fn an_exchange(dice: &mut Dice) -> Exchange {
         status: dice.maybe(|dice| dice.one_of(&[200, 200, 200, 400, 429, 500])),
         usage: a_usage(dice),
         reported_cost: dice.maybe(|dice| ReportedCost(PicoUsd(dice.next().into()))),
-        service_tier: dice.maybe(|dice| dice.text().into()),
+        service_tier: dice.maybe(|dice| dice.text()),
         batch: dice.below(2) == 0,
-        finish_reasons: (0..dice.below(3)).map(|_| dice.text().into()).collect(),
+        finish_reasons: (0..dice.below(3)).map(|_| dice.text()).collect(),
         tools: (0..dice.below(3))
             .map(|_| ToolUse { name: dice.text(), calls: dice.maybe(|dice| dice.next() as u32) })
             .collect(),
@@ -334,7 +334,7 @@ impl Dice {
         (self.below(3) > 0).then(|| make(self))
     }
 
-    fn text(&mut self) -> Box<str> {
+    fn text<T: From<String>>(&mut self) -> T {
         format!("{CANARY}-{:x}", self.next()).into()
     }
 }

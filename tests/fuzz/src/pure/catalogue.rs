@@ -22,7 +22,7 @@ pub fn catalogue(data: &[u8]) {
     let mut call = CALL.get_or_init(priced_call).clone();
     for (provider, prices) in catalogue.prices().take(8) {
         call.provider = provider.into();
-        call.model = Some(prices.model.clone());
+        call.model = Some(prices.model.as_ref().into());
         let cost = price(&call, &catalogue, UnixNanos(1_700_000_000_000_000_000));
         assert_eq!(cost.catalogue_version, catalogue.version());
     }

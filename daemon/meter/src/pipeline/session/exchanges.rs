@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+
 use super::Made;
 use crate::exchange::{
     Exchange, IdentifiedBy, RateLimits, Reason, SessionId, Timing, Usage, Withheld, Words,
@@ -35,7 +37,7 @@ pub(super) struct Exchanges {
     pub(super) naming: Naming,
     pub(super) ordinal: u32,
     /// Boxed: what one holds of a body is not copied when the list changes.
-    pub(super) open: Vec<Box<Open>>,
+    pub(super) open: SmallVec<[Box<Open>; 1]>,
     /// What is spoken over WebSockets: the session itself, or streams of it.
     pub(super) talks: Vec<Box<Talk>>,
     pub(super) made: Made,
