@@ -101,11 +101,15 @@ impl Line {
         authority.split_once(':').map_or(authority, |(host, _)| host)
     }
 
+    /// Whether the response has no body by its status or the request's method (RFC 9112, 6.3).
+    fn is_bodiless(&self) -> bool {
+        self.method == "HEAD" || matches!(self.status, 204 | 304)
+    }
+
     /// The response body as it travels.
     pub fn travelled(&self) -> &[u8] {
-        let bodiless = self.method == "HEAD" || matches!(self.status, 204 | 304);
         let body = self.wire_body.as_deref().unwrap_or(&self.response_body);
-        if bodiless { &[] } else { body }
+        if self.is_bodiless() { &[] } else { body }
     }
 
     /// Dialect of the recording.

@@ -33,16 +33,32 @@ pub fn served_as_http2(line: &Line) -> Pieces {
     http2(&mut Random::new(&line.id), line, true)
 }
 
+/// Exchanges on streams of one connection, as HTTP/2 with packed heads.
+pub fn together_as_http2(lines: &[&Line]) -> Pieces {
+    let id: String = lines.iter().map(|line| line.id.as_str()).collect();
+    connection(&mut Random::new(&id), lines, true)
+}
+
 fn http2(random: &mut Random, line: &Line, packed: bool) -> Pieces {
-    let body = if is_bodiless(line) { &[] } else { line.wire_body.as_deref().unwrap_or(&line.response_body) };
+    connection(random, &[line], packed)
+}
+
+fn connection(random: &mut Random, lines: &[&Line], packed: bool) -> Pieces {
     let status = [("grpc-status".to_owned(), "0".to_owned())];
-    let trailers: &[Field] = if line.protocol == "grpc" { &status } else { &[] };
-    let request = Message { fields: &request_fields(line), body: &line.request_body, trailers: &[] };
-    let response = Message { fields: &response_fields(line), body, trailers };
+    let requests: Vec<Vec<Field>> = lines.iter().map(|line| request_fields(line)).collect();
+    let responses: Vec<Vec<Field>> = lines.iter().map(|line| response_fields(line)).collect();
+    let sent = lines.iter().zip(&requests);
+    let sent: Vec<Message<'_>> =
+        sent.map(|(line, fields)| Message { fields, body: &line.request_body, trailers: &[] }).collect();
+    let received = lines.iter().zip(&responses).map(|(line, fields)| {
+        let trailers: &[Field] = if line.protocol == "grpc" { &status } else { &[] };
+        Message { fields, body: line.travelled(), trailers }
+    });
+    let received: Vec<Message<'_>> = received.collect();
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
     vec![
-        (Sent, frames(random, &request, preface, packed)),
-        (Received, frames(random, &response, Vec::new(), packed)),
+        (Sent, Frames::new(random, preface, packed).messages(&sent)),
+        (Received, Frames::new(random, Vec::new(), packed).messages(&received)),
     ]
 }
 
@@ -82,7 +98,7 @@ fn response(line: &Line) -> Vec<u8> {
         }
     };
     put_fields(&mut bytes, &line.response_headers, &skipped);
-    let bodiless = line.method == "HEAD" || matches!(line.status, 204 | 304);
+    let bodiless = line.is_bodiless();
     if matches!(line.protocol.as_str(), "sse" | "ndjson" | "aws-eventstream" | "json-array") && !bodiless {
         put(&mut bytes, "transfer-encoding", "chunked");
         bytes.extend_from_slice(b"\r\n");
@@ -115,10 +131,6 @@ fn put_fields(bytes: &mut Vec<u8>, fields: &[(String, String)], skipped: &[&str]
 fn put(bytes: &mut Vec<u8>, name: &str, value: &str) {
     let value = value.replace(['\r', '\n'], " ");
     bytes.extend_from_slice(format!("{name}: {value}\r\n").as_bytes());
-}
-
-fn is_bodiless(line: &Line) -> bool {
-    line.method == "HEAD" || matches!(line.status, 204 | 304)
 }
 
 fn request_fields(line: &Line) -> Vec<(String, String)> {
@@ -161,50 +173,82 @@ struct Message<'a> {
     trailers: &'a [Field],
 }
 
-/// One direction of a connection with one stream, behind what is in `bytes`: settings, a head block in one frame or
-/// several, padded and plain data, and what else may stand between.
-fn frames(random: &mut Random, message: &Message<'_>, mut bytes: Vec<u8>, packed: bool) -> Vec<u8> {
-    let Message { fields, body, trailers } = *message;
-    frame(&mut bytes, 4, 0, 0, &[0, 3, 0, 0, 0, 100]);
-    frame(&mut bytes, 8, 0, 0, &[0, 1, 0, 0]);
-    let mut packer = packed.then(Packer::default);
-    let block = match &mut packer {
-        Some(packer) => packer.block(fields),
-        None => plain_block(fields, true),
-    };
-    let split = if random.below(2) == 0 { block.len() } else { random.below(block.len()) };
-    let (first, second) = block.split_at(split);
-    let end = u8::from(body.is_empty() && trailers.is_empty());
-    if second.is_empty() {
-        frame(&mut bytes, 1, end | 4, 1, first);
-    } else {
-        let padded = [&[3, 0, 0, 0, 0, 7], first, &[0; 3]].concat();
-        frame(&mut bytes, 1, end | 8 | 0x20, 1, &padded);
-        frame(&mut bytes, 9, 4, 1, second);
+/// One direction of a connection.
+struct Frames<'a> {
+    random: &'a mut Random,
+    /// Heads are packed.
+    packer: Option<Packer>,
+    bytes: Vec<u8>,
+}
+
+impl<'a> Frames<'a> {
+    /// Behind what is in `bytes`: settings.
+    fn new(random: &'a mut Random, mut bytes: Vec<u8>, packed: bool) -> Frames<'a> {
+        frame(&mut bytes, 4, 0, 0, &[0, 3, 0, 0, 0, 100]);
+        frame(&mut bytes, 8, 0, 0, &[0, 1, 0, 0]);
+        Frames { random, packer: packed.then(Packer::default), bytes }
     }
-    let mut rest = body;
-    while !rest.is_empty() {
-        let (part, later) = rest.split_at((1 + random.below(8000)).min(rest.len()));
-        let end = u8::from(later.is_empty() && trailers.is_empty());
-        if random.below(3) == 0 {
-            let padding = random.below(200);
-            let padded = [&[u8::try_from(padding).unwrap_or(0)], part, &vec![0; padding]].concat();
-            frame(&mut bytes, 0, end | 8, 1, &padded);
-            frame(&mut bytes, 6, 0, 0, &[0; 8]);
-        } else {
-            frame(&mut bytes, 0, end, 1, part);
+
+    /// Messages on streams of their own whose data alternate, and what else may stand between.
+    fn messages(mut self, messages: &[Message<'_>]) -> Vec<u8> {
+        let mut streams: Vec<_> =
+            (1..).step_by(2).zip(messages).map(|(stream, message)| (stream, message, message.body)).collect();
+        for (stream, message, _) in &streams {
+            self.head(*stream, message);
         }
-        rest = later;
+        streams.retain(|(_, _, rest)| !rest.is_empty());
+        while !streams.is_empty() {
+            let at = self.random.below(streams.len());
+            let Some((stream, message, rest)) = streams.get_mut(at) else { break };
+            let (part, later) = rest.split_at((1 + self.random.below(8000)).min(rest.len()));
+            self.data(*stream, part, later.is_empty() && message.trailers.is_empty());
+            *rest = later;
+            streams.retain(|(_, _, rest)| !rest.is_empty());
+        }
+        for (stream, message) in
+            (1..).step_by(2).zip(messages).filter(|(_, message)| !message.trailers.is_empty())
+        {
+            let block = self.block(message.trailers, false);
+            frame(&mut self.bytes, 1, 1 | 4, stream, &block);
+        }
+        frame(&mut self.bytes, 4, 1, 0, &[]);
+        self.bytes
     }
-    if !trailers.is_empty() {
-        let block = match &mut packer {
-            Some(packer) => packer.block(trailers),
-            None => plain_block(trailers, false),
-        };
-        frame(&mut bytes, 1, 1 | 4, 1, &block);
+
+    /// A head block in one frame or two.
+    fn head(&mut self, stream: u32, message: &Message<'_>) {
+        let block = self.block(message.fields, true);
+        let split = if self.random.below(2) == 0 { block.len() } else { self.random.below(block.len()) };
+        let (first, second) = block.split_at(split);
+        let end = u8::from(message.body.is_empty() && message.trailers.is_empty());
+        if second.is_empty() {
+            frame(&mut self.bytes, 1, end | 4, stream, first);
+        } else {
+            let padded = [&[3, 0, 0, 0, 0, 7], first, &[0; 3]].concat();
+            frame(&mut self.bytes, 1, end | 8 | 0x20, stream, &padded);
+            frame(&mut self.bytes, 9, 4, stream, second);
+        }
     }
-    frame(&mut bytes, 4, 1, 0, &[]);
-    bytes
+
+    /// Data, padded or plain.
+    fn data(&mut self, stream: u32, part: &[u8], last: bool) {
+        let end = u8::from(last);
+        if self.random.below(3) == 0 {
+            let padding = self.random.below(200);
+            let padded = [&[u8::try_from(padding).unwrap_or(0)], part, &vec![0; padding]].concat();
+            frame(&mut self.bytes, 0, end | 8, stream, &padded);
+            frame(&mut self.bytes, 6, 0, 0, &[0; 8]);
+        } else {
+            frame(&mut self.bytes, 0, end, stream, part);
+        }
+    }
+
+    fn block(&mut self, fields: &[Field], indexed: bool) -> Vec<u8> {
+        match &mut self.packer {
+            Some(packer) => packer.block(fields),
+            None => plain_block(fields, indexed),
+        }
+    }
 }
 
 /// Fields as plain literals; every other one becomes an entry of the table if any may, and is there again by its place.

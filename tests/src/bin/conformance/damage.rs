@@ -2,7 +2,7 @@
 //!
 //! Exchanges with one host follow each other on a connection. A hole lies somewhere in it, its end is missing, or it was
 //! joined late; where, is different in every round and the same in every run. Each exchange that comes out must be one of
-//! those that come out of the whole, as far as it says anything.
+//! those that come out of the whole, as far as it says anything; and those of the whole what each says alone.
 
 use std::fmt::Debug;
 
@@ -53,6 +53,8 @@ pub(crate) fn run(lines: &[Line], rounds: u32, show: usize) -> Tally {
         // As of a client that asks ahead.
         pieces.sort_by_key(|(direction, _)| *direction);
         connection(together, "h1-ahead", &pieces, rounds, show, &mut tally);
+        let pieces = render::together_as_http2(together);
+        connection(together, "h2-together", &pieces, rounds, show, &mut tally);
     }
     for line in lines {
         for rendering in ["h2", "ws", "grpc"] {
@@ -80,7 +82,19 @@ fn connection(
     tally: &mut Tally,
 ) {
     let Some(first) = lines.first() else { return };
-    let truths = drive::damaged(first.host(), pieces, &vec![false; pieces.len()], false);
+    let undamaged = |pieces: &Pieces| drive::damaged(first.host(), pieces, &vec![false; pieces.len()], false);
+    let truths = undamaged(pieces);
+    // What is on a connection together is what is there alone. What is fetched counts if it was asked for before.
+    if lines.len() > 1 && lines.iter().all(|line| line.method != "GET") {
+        let alone = lines.iter().flat_map(|line| undamaged(&whole(line, "h1")).exchanges).collect();
+        let alone = Seen { exchanges: alone, lost: 0 };
+        judge(lines, rendering, "together", &alone, &truths, show, tally);
+        let missing = alone.exchanges.len().abs_diff(truths.exchanges.len());
+        if missing > 0 {
+            println!("{} {rendering}: {missing} exchanges more or less than alone", first.id);
+            tally.untrue += missing as u64;
+        }
+    }
     for round in 0..rounds {
         let mut random = Random::new(&format!("{} {rendering} {round}", first.id));
         let mut cut = render::cut_all(&mut random, pieces);
@@ -109,14 +123,14 @@ fn connection(
             }
         };
         tally.connections += 1;
-        judge(lines, rendering, (round, damage), &truths, &seen, show, tally);
+        judge(lines, rendering, &format!("{damage:?}, round {round}"), &truths, &seen, show, tally);
     }
 }
 
 fn judge(
     lines: &[&Line],
     rendering: &str,
-    how: (u32, Damage),
+    how: &str,
     truths: &Seen,
     seen: &Seen,
     show: usize,
@@ -134,7 +148,7 @@ fn judge(
         if tally.untrue <= show as u64 {
             let nearest = untrue.iter().min_by_key(|untrue| untrue.len());
             let ids: Vec<&str> = lines.iter().map(|line| line.id.as_str()).collect();
-            println!("{} {rendering} {how:?}", ids.join("+"));
+            println!("{} {rendering} {how}", ids.join("+"));
             let why = exchange.reason.map_or("no reason", |reason| reason.as_str());
             println!(
                 "    {why}: {}",
