@@ -5,7 +5,7 @@
 //! summed up or another model was asked for advice are in none of these sums; they are billed nevertheless.
 
 use super::bedrock::{METRICS, metered};
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{
     CacheRead, CacheWrite, CacheWrite1h, CacheWrite5m, Input, Output, Reasoning, WebSearch,
 };
@@ -71,9 +71,8 @@ pub static DIALECT: Dialect = Dialect {
     paths: &[&WHOLE, &START, &STREAM, &METRICS],
     merge: Merge::LastValue,
     terminal: &["message_stop", "error"],
-    usage_on_request: false,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn usage(counts: &Counts) -> Usage {

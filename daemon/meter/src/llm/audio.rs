@@ -2,16 +2,13 @@
 //! are no tokens. Mistral's is in the shape of chat completions. Without usage the length of the audio is what an answer
 //! tells beside its text (xAI, OpenAI's verbose form).
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{AudioInput, AudioMs, CacheRead, Input, InputElsewhere, Output, OutputElsewhere};
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, MS};
 use super::openai_responses as responses;
 use crate::detail::Detail::AudioInputMs;
 use crate::detail::Details;
 use crate::exchange::Usage;
-
-/// Milliseconds of a second, as a power of ten.
-const MS: i32 = 3;
 
 const PATHS: [(&str, Field); 10] = [
     ("/type", Field::Kind),
@@ -30,11 +27,9 @@ const PATHS: [(&str, Field); 10] = [
 pub static DIALECT: Dialect = Dialect {
     name: "openai_audio",
     paths: &[&responses::WHOLE, &PATHS],
-    merge: Merge::LastObject,
     terminal: &["transcript.text.done", "transcription.done", "speech.audio.done", "error"],
-    usage_on_request: false,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -3,7 +3,7 @@
 //! Converse and Nova exclude cached tokens from the input. InvokeModel tells counts in response fields or in the last
 //! event as well; the vendor's own usage is preferred. Legacy twin names carry the same numbers.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheReadMetered, CacheWrite, CacheWrite1h, CacheWrite5m,
     CacheWriteMetered, Input, InputElsewhere, InputMetered, Output, OutputElsewhere, OutputMetered, Total,
@@ -101,11 +101,9 @@ const VENDORS: [(&str, Field); 29] = [
 pub static CONVERSE: Dialect = Dialect {
     name: "bedrock_converse",
     paths: &[&USAGE, &CONVERSE_PATHS],
-    merge: Merge::LastObject,
     terminal: &["metadata"],
-    usage_on_request: false,
     usage: excluding_cache,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 /// InvokeModel of a vendor without a dialect of its own.
@@ -113,10 +111,8 @@ pub static INVOKE: Dialect = Dialect {
     name: "bedrock_invoke",
     paths: &[&USAGE, &USAGE_NOVA, &USAGE_SONIC, &METRICS, &VENDORS],
     merge: Merge::LastValue,
-    terminal: &[],
-    usage_on_request: false,
     usage: invoked,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn excluding_cache(counts: &Counts) -> Usage {

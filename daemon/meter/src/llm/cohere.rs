@@ -3,9 +3,9 @@
 //! `tokens` counts what the model saw, with Cohere's own preamble; money follows `billed_units`, which are there alone
 //! for some operations.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{CacheRead, ImageInput, Input, InputElsewhere, Output, OutputElsewhere};
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field};
 use crate::detail::{Detail, Details};
 use crate::exchange::Usage;
 
@@ -54,11 +54,9 @@ const PATHS: [(&str, Field); 12] = [
 pub static DIALECT: Dialect = Dialect {
     name: "cohere",
     paths: &[&USAGE, &USAGE_END, &META, &META_END, &PATHS],
-    merge: Merge::LastObject,
     terminal: &["message-end", "stream-end"],
-    usage_on_request: false,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -50,13 +50,18 @@ pub enum Wire {
 }
 
 /// The meaning of counts that are what they are called: of the input some was read from a cache, and nothing else is told.
-pub(super) fn as_counted(counts: &Counts) -> Usage {
+fn as_counted(counts: &Counts) -> Usage {
     Usage {
         input: counts.get(Count::Input),
         output: counts.get(Count::Output),
         cache_read: counts.get(Count::CacheRead),
         ..Usage::default()
     }
+}
+
+/// The meaning of answers that use nothing.
+pub(super) fn nothing(_: &Counts) -> Usage {
+    Usage::default()
 }
 
 impl std::fmt::Debug for Dialect {
@@ -66,6 +71,18 @@ impl std::fmt::Debug for Dialect {
 }
 
 impl Dialect {
+    /// What most of them are: text in which counts are what they are called, the last object of them in force, told without
+    /// being asked for, and whose end is the end of the answer.
+    pub const TEXT: Dialect = Dialect {
+        name: "",
+        paths: &[],
+        merge: Merge::LastObject,
+        terminal: &[],
+        usage_on_request: false,
+        usage: as_counted,
+        wire: Wire::Text,
+    };
+
     /// What an answer that said `facts` used.
     pub fn usage_of(&self, facts: &Facts) -> Usage {
         let mut usage = (self.usage)(&facts.counts);

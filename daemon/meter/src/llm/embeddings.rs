@@ -1,15 +1,12 @@
 //! Embeddings, re-ranking, moderation and reading of pages of everybody who speaks like OpenAI: input tokens only, or
 //! units that are not tokens.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{CacheRead, Input, InputElsewhere, Total};
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, MS, USD};
 use super::openai_chat::BARE_ERROR;
 use crate::detail::Detail;
 use crate::exchange::Usage;
-
-/// US dollars in pico-dollars, as a power of ten.
-const USD: i32 = 12;
 
 const PATHS: [(&str, Field); 25] = [
     ("/model", Field::Model),
@@ -29,7 +26,7 @@ const PATHS: [(&str, Field); 25] = [
     ("/usage/image_pixels", Field::Detail(Detail::ImagePixels)),
     ("/usage/video_pixels", Field::Detail(Detail::VideoPixels)),
     ("/usage/search_units", Field::Detail(Detail::SearchUnits)),
-    ("/usage/prompt_audio_seconds", Field::Scaled(Detail::AudioInputMs, 3)),
+    ("/usage/prompt_audio_seconds", Field::Scaled(Detail::AudioInputMs, MS)),
     ("/usage/service_tier", Field::Tier),
     ("/usage_info", Field::Usage),
     ("/usage_info/pages_processed", Field::Detail(Detail::Pages)),
@@ -41,15 +38,8 @@ const PATHS: [(&str, Field); 25] = [
 ];
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "embeddings",
-    paths: &[&PATHS, &BARE_ERROR],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
-    usage,
-    wire: Wire::Text,
-};
+pub static DIALECT: Dialect =
+    Dialect { name: "embeddings", paths: &[&PATHS, &BARE_ERROR], usage, ..Dialect::TEXT };
 
 fn usage(counts: &Counts) -> Usage {
     Usage {

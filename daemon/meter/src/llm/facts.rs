@@ -1,6 +1,8 @@
 //! What is kept of an answer while it passes: counts, names and enumerated words.
 
 mod choices;
+mod counts;
+mod fields;
 mod parts;
 mod turns;
 
@@ -15,197 +17,12 @@ use crate::detail::{Detail, Details};
 use crate::exchange::{Place, ProviderError, TOOLS_MAX, ToolUse, Withheld, Word, Words};
 use crate::money::PicoUsd;
 use choices::Choices;
+pub use counts::{Count, Counts};
+pub use fields::{Field, MS, Merge, TICK, USD};
 use parts::Part;
 pub use parts::Whole;
 pub use turns::TurnCount;
 use turns::{Item, Told, Turn};
-
-/// A count as the provider names it, before its meaning is evened out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Count {
-    /// Input tokens.
-    Input,
-    /// The same, where a dialect has a second place for it.
-    InputElsewhere,
-    /// The same, as a gateway counted it.
-    InputMetered,
-    /// Input tokens that tools added, where they are told apart.
-    ToolInput,
-    /// Output tokens.
-    Output,
-    /// The same, where a dialect has a second place for it.
-    OutputElsewhere,
-    /// The same, as a gateway counted it.
-    OutputMetered,
-    /// Total.
-    Total,
-    /// Tokens read from a cache.
-    CacheRead,
-    /// The same, where a dialect has a second place for it.
-    CacheReadElsewhere,
-    /// The same, as a gateway counted it.
-    CacheReadMetered,
-    /// Tokens written to a cache.
-    CacheWrite,
-    /// The same, as a gateway counted it.
-    CacheWriteMetered,
-    /// Of these, for five minutes.
-    CacheWrite5m,
-    /// Of these, for an hour.
-    CacheWrite1h,
-    /// Reasoning tokens.
-    Reasoning,
-    /// The same, where a dialect has a second place for it.
-    ReasoningElsewhere,
-    /// Audio input.
-    AudioInput,
-    /// Audio output.
-    AudioOutput,
-    /// Image input.
-    ImageInput,
-    /// Image output.
-    ImageOutput,
-    /// Length of the audio in the request, ms, where no usage tells it.
-    AudioMs,
-    /// Web searches.
-    WebSearch,
-}
-
-/// Number of [`Count`]s.
-const COUNTS: usize = Count::WebSearch as usize + 1;
-
-/// Counts of one usage object; what it did not name is `None`.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Counts {
-    counts: [Option<u64>; COUNTS],
-    details: Details,
-}
-
-impl Counts {
-    /// The count, if it was named.
-    pub fn get(&self, count: Count) -> Option<u64> {
-        self.counts.get(count as usize).copied().flatten()
-    }
-
-    /// What it named that few do.
-    pub fn details(&self) -> &Details {
-        &self.details
-    }
-
-    fn set(&mut self, count: Count, value: Option<u64>) {
-        // A null or nonsense never overwrites a value.
-        if let (Some(slot), Some(value)) = (self.counts.get_mut(count as usize), value) {
-            *slot = Some(value);
-        }
-    }
-}
-
-/// What a wanted path means.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Field {
-    /// A usage object begins.
-    Usage,
-    /// The same, of what is known before the answer: another one is to come.
-    FirstUsage,
-    /// A count in it.
-    Count(Count),
-    /// The same, times ten to this power.
-    ScaledCount(Count, i32),
-    /// A count of which later events say 0.
-    Most(Count),
-    /// A part of a count, one of several.
-    Sum(Count),
-    /// A count that few report.
-    Detail(Detail),
-    /// The same, times ten to this power.
-    Scaled(Detail, i32),
-    /// The same, outside of any usage object.
-    Outside(Detail),
-    /// One more of these: an object or text outside of any usage object.
-    Each(Detail),
-    /// An element of a list of parts begins.
-    Part(Whole),
-    /// What distinguishes it.
-    PartKind,
-    /// Its count.
-    PartCount,
-    /// An item of an answer begins.
-    Item,
-    /// Its type.
-    ItemKind,
-    /// What the provider's tool did in it.
-    ItemAction,
-    /// An item of an answer begins that an event tells of.
-    ToldItem,
-    /// Its type.
-    ToldKind,
-    /// What the provider's tool did in it.
-    ToldAction,
-    /// Name of the tool that it calls.
-    ToldTool,
-    /// A turn that a model took for one answer begins.
-    Turn,
-    /// Its type.
-    TurnKind,
-    /// A count of it.
-    TurnCount(TurnCount),
-    /// Model.
-    Model,
-    /// Kind of an event.
-    Kind,
-    /// The same; one that ends a stream and is no error counts one of these.
-    KindOf(Detail),
-    /// The choices of an answer, or of one event of it, begin.
-    Choices,
-    /// A choice begins.
-    Choice,
-    /// Its place among the choices, which counts for more than the one in the list: an event may tell of one alone.
-    ChoiceIndex,
-    /// Why it ended. What ends without a list of choices is one.
-    Finish,
-    /// The same, or as a number: its place among these words.
-    FinishCode(&'static [&'static str]),
-    /// State of the whole answer.
-    Status,
-    /// What the provider calls the answer.
-    Id,
-    /// Name of a tool that is called.
-    Tool,
-    /// Name of a tool that is offered.
-    Offered,
-    /// Service tier.
-    Tier,
-    /// The same, or as a number: its place among these words.
-    TierCode(&'static [&'static str]),
-    /// Speed that the answer was made with: `fast` has prices of its own, above the tier.
-    Speed,
-    /// An error, as object or text.
-    Error,
-    /// `true` if a tool failed, which is no error of the protocol.
-    Failed,
-    /// Its type.
-    ErrorClass,
-    /// Its code.
-    ErrorCode,
-    /// Type of an error, if the answer is one: it has no object of its own.
-    BareClass,
-    /// Its code.
-    BareCode,
-    /// Output of the model: that it is not empty is all that is kept.
-    Output,
-    /// Cost in US dollars times ten to this power.
-    Cost(i32),
-}
-
-/// How usage objects of one answer relate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Merge {
-    /// The last one counts.
-    LastObject,
-    /// The last value of each count counts.
-    LastValue,
-}
 
 /// What an answer said.
 #[derive(Clone, Debug, Default)]

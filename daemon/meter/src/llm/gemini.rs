@@ -3,11 +3,11 @@
 //! `promptTokenCount` includes cached content and excludes what tools put in; `candidatesTokenCount` excludes thoughts.
 //! Every chunk of a stream has cumulative usage; a stream is events or one JSON array written piece by piece.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, ImageInput, ImageOutput, Input, Output, Reasoning, ToolInput, Total,
 };
-use super::facts::{Counts, Field, Merge, Whole};
+use super::facts::{Counts, Field, Whole};
 use super::grpc::GOOGLE_FINISH;
 use crate::detail::{Detail, Details};
 use crate::exchange::Usage;
@@ -101,25 +101,16 @@ const INTERACTION_EVENT: [(&str, Field); 23] = interaction!("/interaction");
 const INTERACTION_STREAM: [(&str, Field); 2] = [("/event_type", Field::Kind), ("/delta/text", Field::Output)];
 
 /// `generateContent`, streamed or not, and embeddings.
-pub static GENERATE: Dialect = Dialect {
-    name: "gemini",
-    paths: &[&WHOLE, &ELEMENT, &PREDICT],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
-    usage,
-    wire: Wire::Text,
-};
+pub static GENERATE: Dialect =
+    Dialect { name: "gemini", paths: &[&WHOLE, &ELEMENT, &PREDICT], usage, ..Dialect::TEXT };
 
 /// The interactions API.
 pub static INTERACTIONS: Dialect = Dialect {
     name: "gemini_interactions",
     paths: &[&INTERACTION, &INTERACTION_EVENT, &INTERACTION_STREAM],
-    merge: Merge::LastObject,
     terminal: &["interaction.completed", "interaction.complete", "done"],
-    usage_on_request: false,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn usage(counts: &Counts) -> Usage {

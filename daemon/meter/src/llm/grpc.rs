@@ -6,12 +6,9 @@
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, ImageInput, Input, Output, Reasoning, ToolInput, Total};
-use super::facts::{Field, Merge};
+use super::facts::{Field, TICK};
 use super::{gemini, openai_chat};
 use crate::detail::Detail;
-
-/// xAI's ticks are 1e-10 US dollars.
-const TICK: i32 = 2;
 
 /// `FinishReason` of `chat.proto`.
 const XAI_FINISH: &[&str] = &[
@@ -80,11 +77,9 @@ const XAI_CHUNK_USAGE: [(&str, Field); 10] = sampling_usage!("/6");
 pub static XAI: Dialect = Dialect {
     name: "xai_grpc",
     paths: &[&XAI_ANSWER, &XAI_ANSWER_USAGE],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
     usage: openai_chat::DIALECT.usage,
     wire: Wire::Protobuf { model: "/2", streamed: false },
+    ..Dialect::TEXT
 };
 
 /// `xai_api.Chat/GetCompletionChunk`: every chunk has the usage so far.
@@ -124,11 +119,9 @@ const VERTEX_ANSWER: [(&str, Field); 13] = [
 pub static VERTEX: Dialect = Dialect {
     name: "vertex_grpc",
     paths: &[&VERTEX_ANSWER],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
     usage: gemini::GENERATE.usage,
     wire: Wire::Protobuf { model: "/5", streamed: false },
+    ..Dialect::TEXT
 };
 
 /// `google.cloud.aiplatform.*.PredictionService/StreamGenerateContent`.
@@ -155,11 +148,9 @@ const GEMINI_ANSWER: [(&str, Field); 13] = [
 pub static GEMINI: Dialect = Dialect {
     name: "gemini_grpc",
     paths: &[&GEMINI_ANSWER],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
     usage: gemini::GENERATE.usage,
     wire: Wire::Protobuf { model: "/1", streamed: false },
+    ..Dialect::TEXT
 };
 
 /// `google.ai.generativelanguage.*.GenerativeService/StreamGenerateContent`.

@@ -2,8 +2,8 @@
 //! in the answer are counted. Each image of a stream has an event of its own at its end, with the
 //! usage.
 
-use super::dialect::{Dialect, Wire};
-use super::facts::{Field, Merge};
+use super::dialect::Dialect;
+use super::facts::Field;
 use super::openai_responses as responses;
 use crate::detail::Detail::Images;
 
@@ -18,9 +18,7 @@ const PATHS: [(&str, Field); 4] = [
 pub static DIALECT: Dialect = Dialect {
     name: "openai_images",
     paths: &[&responses::WHOLE, &PATHS],
-    merge: Merge::LastObject,
     terminal: &["image_generation.completed", "image_edit.completed", "error"],
-    usage_on_request: false,
     usage: responses::usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };

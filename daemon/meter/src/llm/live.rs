@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 
 use super::dialect::{Dialect, Wire};
 use super::facts::Count::{CacheRead, Input, Output, Reasoning, ToolInput, Total};
-use super::facts::{Counts, Facts, Field, Merge, Whole, text};
+use super::facts::{Counts, Facts, Field, MS, Whole, text};
 use super::json::{Paths, Scanner, Value, Visitor};
 use super::openai_chat::with_part;
 use super::{gemini, openai_chat, openai_responses};
@@ -62,21 +62,19 @@ const SESSION: [(&str, Field); 5] = [
     ("/session/model", Field::Model),
     ("/response/usage/output_token_details/reasoning_tokens", Field::Count(Reasoning)),
     // Of a transcription that is billed by the length of what was said.
-    ("/usage/seconds", Field::Scaled(Detail::AudioInputMs, 3)),
+    ("/usage/seconds", Field::Scaled(Detail::AudioInputMs, MS)),
     // xAI: "billable" is what the price per minute is for, the other one how long the answer takes to hear.
-    ("/usage/output_audio_seconds", Field::Scaled(Detail::AudioOutputMs, 3)),
-    ("/usage/billable_audio_seconds", Field::Scaled(Detail::BillableAudioMs, 3)),
+    ("/usage/output_audio_seconds", Field::Scaled(Detail::AudioOutputMs, MS)),
+    ("/usage/billable_audio_seconds", Field::Scaled(Detail::BillableAudioMs, MS)),
 ];
 
 /// OpenAI's Realtime API and those like it.
 pub static OPENAI: Dialect = Dialect {
     name: "openai_realtime",
     paths: &[&openai_responses::WHOLE, &openai_responses::EVENT, &openai_responses::STREAM, &SESSION],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
     usage: openai_responses::DIALECT.usage,
     wire: Wire::Session(&OPENAI_TURNS),
+    ..Dialect::TEXT
 };
 
 static OPENAI_TURNS: Turns = Turns {
@@ -136,11 +134,9 @@ const LIVE: [(&str, Field); 31] = [
 pub static GEMINI: Dialect = Dialect {
     name: "gemini_live",
     paths: &[&LIVE],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
     usage: live_usage,
     wire: Wire::Session(&GEMINI_TURNS),
+    ..Dialect::TEXT
 };
 
 fn live_usage(counts: &Counts) -> Usage {

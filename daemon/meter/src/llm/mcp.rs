@@ -4,9 +4,9 @@
 //!
 //! Source: <https://modelcontextprotocol.io/specification>, transports "Streamable HTTP" and "HTTP with SSE".
 
-use super::dialect::{Dialect, Wire};
-use super::facts::{Counts, Field, Merge, tool};
-use crate::exchange::{ToolUse, Usage};
+use super::dialect::{Dialect, nothing};
+use super::facts::{Field, tool};
+use crate::exchange::ToolUse;
 use crate::http::{Header, header};
 
 /// Members of a message, below `prefix`.
@@ -25,15 +25,8 @@ const ONE: [(&str, Field); 4] = message!("");
 const BATCH: [(&str, Field); 4] = message!("/*");
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "mcp",
-    paths: &[&ONE, &BATCH],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
-    usage: |_: &Counts| Usage::default(),
-    wire: Wire::Text,
-};
+pub static DIALECT: Dialect =
+    Dialect { name: "mcp", paths: &[&ONE, &BATCH], usage: nothing, ..Dialect::TEXT };
 
 /// Operations by method; a method that is not here is `mcp`.
 const METHODS: [(&str, &str); 10] = [

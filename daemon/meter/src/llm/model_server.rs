@@ -4,7 +4,7 @@
 //!
 //! Sources: `tools/server/README.md` of llama.cpp, "SGLang Native APIs", "Text Generation Inference API" (`x-prompt-tokens`).
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{CacheRead, Input, InputMetered, Output, OutputMetered};
 use super::facts::{Counts, Field, Merge};
 use crate::exchange::Usage;
@@ -34,15 +34,8 @@ const PATHS: [(&str, Field); 21] = [
 ];
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "model_server",
-    paths: &[&PATHS],
-    merge: Merge::LastValue,
-    terminal: &[],
-    usage_on_request: false,
-    usage,
-    wire: Wire::Text,
-};
+pub static DIALECT: Dialect =
+    Dialect { name: "model_server", paths: &[&PATHS], merge: Merge::LastValue, usage, ..Dialect::TEXT };
 
 fn usage(counts: &Counts) -> Usage {
     Usage {

@@ -2,9 +2,8 @@
 //! how far it is and which model works on it. It adds nothing: an object may be fetched any number of times, by anybody. The
 //! events of a stream tell of many objects and are not read.
 
-use super::dialect::{Dialect, Wire};
-use super::facts::{Counts, Field, Merge};
-use crate::exchange::Usage;
+use super::dialect::{Dialect, Wire, nothing};
+use super::facts::Field;
 
 const PATHS: [(&str, Field); 7] = [
     ("/model", Field::Model),
@@ -19,12 +18,5 @@ const PATHS: [(&str, Field); 7] = [
 ];
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "object",
-    paths: &[&PATHS],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
-    usage: |_: &Counts| Usage::default(),
-    wire: Wire::Document,
-};
+pub static DIALECT: Dialect =
+    Dialect { name: "object", paths: &[&PATHS], usage: nothing, wire: Wire::Document, ..Dialect::TEXT };

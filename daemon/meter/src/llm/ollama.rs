@@ -2,7 +2,7 @@
 //!
 //! Source: <https://docs.ollama.com/api/usage>.
 
-use super::dialect::{Dialect, Wire, as_counted};
+use super::dialect::Dialect;
 use super::facts::Count::{CacheRead, Input, Output};
 use super::facts::{Field, Merge};
 
@@ -20,12 +20,5 @@ const PATHS: [(&str, Field); 10] = [
 ];
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "ollama",
-    paths: &[&PATHS],
-    merge: Merge::LastValue,
-    terminal: &[],
-    usage_on_request: false,
-    usage: as_counted,
-    wire: Wire::Text,
-};
+pub static DIALECT: Dialect =
+    Dialect { name: "ollama", paths: &[&PATHS], merge: Merge::LastValue, ..Dialect::TEXT };

@@ -3,12 +3,12 @@
 //! Cached tokens are part of the input. Reasoning is part of the output and what connectors put in part of the input,
 //! except where the provider's own total says that they come on top (xAI, Mistral). A stream carries usage in a late chunk, in several (the last counts), or not at all.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheReadElsewhere, CacheWrite, ImageInput, ImageOutput, Input,
     Output, Reasoning, ReasoningElsewhere, ToolInput, Total, WebSearch,
 };
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, MS, TICK, USD};
 use super::openai_responses as responses;
 use crate::detail::Detail::{
     self, AcceptedPrediction, AudioInputMs, CitationInput, RejectedPrediction, SearchQueries, Sources,
@@ -16,11 +16,6 @@ use crate::detail::Detail::{
 };
 use crate::detail::Details;
 use crate::exchange::Usage;
-
-/// US dollars in pico-dollars, as a power of ten.
-const USD: i32 = 12;
-/// xAI's ticks are 1e-10 US dollars.
-const TICK: i32 = 2;
 
 /// Members of a usage object, below `prefix`.
 macro_rules! usage {
@@ -56,7 +51,7 @@ macro_rules! usage {
             (concat!($prefix, "/citation_tokens"), Field::Detail(CitationInput)),
             (concat!($prefix, "/num_search_queries"), Field::Detail(SearchQueries)),
             (concat!($prefix, "/num_sources_used"), Field::Detail(Sources)),
-            (concat!($prefix, "/prompt_audio_seconds"), Field::Scaled(AudioInputMs, 3)),
+            (concat!($prefix, "/prompt_audio_seconds"), Field::Scaled(AudioInputMs, MS)),
             (concat!($prefix, "/server_tool_use/web_search_requests"), Field::Count(WebSearch)),
             (concat!($prefix, "/server_tool_use_details/web_search_requests"), Field::Count(WebSearch)),
             (concat!($prefix, "/connector_tokens"), Field::Count(ToolInput)),
@@ -110,11 +105,9 @@ pub(super) const PATHS: [(&str, Field); 25] = [
 pub static DIALECT: Dialect = Dialect {
     name: "openai_chat",
     paths: &[&PATHS, &BARE_ERROR, &USAGE, &USAGE_GROQ, &USAGE_CHOICE],
-    merge: Merge::LastObject,
-    terminal: &[],
     usage_on_request: true,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 const USAGE_RESULT: [(&str, Field); 32] = usage!("/result/usage");
@@ -146,11 +139,10 @@ pub static EITHER: Dialect = Dialect {
         &responses::EVENT,
         &responses::STREAM,
     ],
-    merge: Merge::LastObject,
     terminal: responses::DIALECT.terminal,
     usage_on_request: true,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 fn usage(counts: &Counts) -> Usage {

@@ -3,18 +3,15 @@
 //! Cached tokens are part of the input, reasoning of the output. A stream ends with an event that holds the whole
 //! answer; usage is always there, without being asked for. Of the provider's own tools each call is an item of the answer.
 
-use super::dialect::{Dialect, Wire};
+use super::dialect::Dialect;
 use super::facts::Count::{
     AudioInput, AudioOutput, CacheRead, CacheWrite, ImageInput, ImageOutput, Input, Output, Reasoning, Total,
 };
-use super::facts::{Counts, Field, Merge};
+use super::facts::{Counts, Field, TICK, USD};
 use crate::detail::Detail::{
     CacheCreation12h, CacheCreation30m, CachedAudio, CachedImage, CachedText, Sources, TextInput, TextOutput,
 };
 use crate::exchange::Usage;
-
-const USD: i32 = 12;
-const TICK: i32 = 2;
 
 /// Members of an answer, below `prefix`.
 macro_rules! answer {
@@ -104,11 +101,9 @@ pub(super) const STREAM: [(&str, Field); 7] = [
 pub static DIALECT: Dialect = Dialect {
     name: "openai_responses",
     paths: &[&WHOLE, &EVENT, &STREAM],
-    merge: Merge::LastObject,
     terminal: &["response.completed", "response.incomplete", "response.failed", "error"],
-    usage_on_request: false,
     usage,
-    wire: Wire::Text,
+    ..Dialect::TEXT
 };
 
 pub(super) fn usage(counts: &Counts) -> Usage {

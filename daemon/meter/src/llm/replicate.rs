@@ -3,9 +3,9 @@
 //!
 //! Source: <https://replicate.com/docs/topics/predictions>.
 
-use super::dialect::{Dialect, Wire, as_counted};
+use super::dialect::Dialect;
 use super::facts::Count::{Input, Output};
-use super::facts::{Field, Merge};
+use super::facts::{Field, MS};
 use crate::detail::Detail::ComputeMs;
 
 const PATHS: [(&str, Field); 8] = [
@@ -16,16 +16,8 @@ const PATHS: [(&str, Field); 8] = [
     ("/metrics", Field::Usage),
     ("/metrics/input_token_count", Field::Count(Input)),
     ("/metrics/output_token_count", Field::Count(Output)),
-    ("/metrics/predict_time", Field::Scaled(ComputeMs, 3)),
+    ("/metrics/predict_time", Field::Scaled(ComputeMs, MS)),
 ];
 
 /// The dialect.
-pub static DIALECT: Dialect = Dialect {
-    name: "replicate",
-    paths: &[&PATHS],
-    merge: Merge::LastObject,
-    terminal: &[],
-    usage_on_request: false,
-    usage: as_counted,
-    wire: Wire::Text,
-};
+pub static DIALECT: Dialect = Dialect { name: "replicate", paths: &[&PATHS], ..Dialect::TEXT };

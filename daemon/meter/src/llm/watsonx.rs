@@ -4,7 +4,7 @@
 //! Source: "watsonx.ai API reference", TextGenResponse and TextGenResult: `input_token_count` is "the number of input tokens
 //! consumed", `generated_token_count` "the number of generated tokens".
 
-use super::dialect::{Dialect, Wire, as_counted};
+use super::dialect::Dialect;
 use super::facts::Count::{Input, Output};
 use super::facts::{Field, Merge};
 use super::openai_chat;
@@ -20,15 +20,8 @@ const PATHS: [(&str, Field); 7] = [
 ];
 
 /// Text generation.
-pub static GENERATION: Dialect = Dialect {
-    name: "watsonx",
-    paths: &[&PATHS],
-    merge: Merge::LastValue,
-    terminal: &[],
-    usage_on_request: false,
-    usage: as_counted,
-    wire: Wire::Text,
-};
+pub static GENERATION: Dialect =
+    Dialect { name: "watsonx", paths: &[&PATHS], merge: Merge::LastValue, ..Dialect::TEXT };
 
 const MODEL: [(&str, Field); 3] =
     [("/model_id", Field::Model), ("/errors/*", Field::Error), ("/errors/*/code", Field::ErrorClass)];
