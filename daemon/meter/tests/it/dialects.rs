@@ -1,6 +1,7 @@
 //! What each dialect reads of answers in the providers' documented formats, as a table: made by us, with the oddities
 //! that the formats allow.
 
+mod alike;
 mod anthropic;
 mod clouds;
 mod errors;

@@ -11,6 +11,7 @@ mod http2;
 mod joined;
 mod later;
 mod laws;
+mod objects;
 mod operations;
 mod replay;
 mod sessions;
