@@ -10,7 +10,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use smallvec::SmallVec;
 use zstd::stream::raw::{DParameter, Decoder as ZstdDecoder, Operation};
 
-use super::{Header, header};
+use super::{Header, list};
 use crate::exchange::Reason;
 use crate::limits::{
     Budget, CODINGS_MAX, DECODE_BUFFER, EXPANSION_FLOOR, EXPANSION_RATIO_MAX, INFLATE_BYTES, Lease,
@@ -29,27 +29,31 @@ pub struct Decoder {
 }
 
 impl Decoder {
-    /// The decoder for the field `content-encoding` of a message.
+    /// The decoder for what the fields `content-encoding` and `transfer-encoding` of a message name. Chunks are undone
+    /// before.
     pub fn new(headers: &[Header<'_>], budget: &Budget) -> Decoder {
-        let names = header(headers, "content-encoding").unwrap_or("");
         let mut decoder = Decoder::default();
-        for name in names.rsplit(',').map(str::trim).filter(|name| !name.is_empty()) {
-            if name.eq_ignore_ascii_case("identity") {
-                continue;
-            }
-            if decoder.stages.len() == CODINGS_MAX {
-                decoder.broken = Some(Reason::LimitReached);
-                break;
-            }
-            match Stage::new(name, budget) {
-                Ok(stage) => decoder.stages.push(stage),
-                Err(reason) => {
+        // A sender codes the content first, and then for the way (RFC 9112, 6.1).
+        for field in ["transfer-encoding", "content-encoding"] {
+            for name in list(headers, field).rev() {
+                if ["identity", "chunked"].iter().any(|none| name.eq_ignore_ascii_case(none)) {
+                    continue;
+                }
+                if let Err(reason) = decoder.add(name, budget) {
                     decoder.broken = Some(reason);
-                    break;
+                    return decoder;
                 }
             }
         }
         decoder
+    }
+
+    fn add(&mut self, name: &str, budget: &Budget) -> Result<(), Reason> {
+        if self.stages.len() == CODINGS_MAX {
+            return Err(Reason::LimitReached);
+        }
+        self.stages.push(Stage::new(name, budget)?);
+        Ok(())
     }
 
     /// The decoder for a body of unknown coding that begins with `first`: no text begins like gzip or zstd.

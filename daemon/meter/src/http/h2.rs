@@ -349,10 +349,13 @@ impl Connection {
     }
 
     fn data(&mut self, direction: Direction, stream: u32, data: Piece<'_>, sink: &mut impl Sink) {
-        if !self.streams.iter().any(|open| open.id == stream) && !self.adopt(direction, stream, sink) {
+        let open = self.streams.iter().find(|open| open.id == stream);
+        let asked = open.is_some_and(|open| open.request_ended);
+        if open.is_none() && !self.adopt(direction, stream, sink) {
             return;
         }
         match direction {
+            Direction::Sent if asked => {}
             Direction::Sent => sink.request_data(Key::from(stream), data),
             Direction::Received => sink.response_data(Key::from(stream), data),
         }

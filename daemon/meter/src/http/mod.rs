@@ -68,13 +68,20 @@ pub fn header<'a>(headers: &[Header<'a>], name: &str) -> Option<&'a str> {
     std::str::from_utf8(field.value).ok().map(str::trim)
 }
 
+/// The members of the field `name`, whose value is a list that may be spread over many fields (RFC 9110, 5.6.1).
+pub fn list<'a>(headers: &'a [Header<'a>], name: &'a str) -> impl DoubleEndedIterator<Item = &'a str> {
+    let fields = headers.iter().filter(move |field| field.name.eq_ignore_ascii_case(name));
+    let values = fields.filter_map(|field| std::str::from_utf8(field.value).ok());
+    values.flat_map(|value| value.split(',')).map(str::trim).filter(|member| !member.is_empty())
+}
+
 /// Takes what a protocol finds.
 pub trait Sink {
     /// A request begins. A key is used once.
     fn request(&mut self, key: Key, head: &RequestHead<'_>);
     /// A part of its body, without framing.
     fn request_data(&mut self, key: Key, data: Piece<'_>);
-    /// It ended.
+    /// It ended, or is not followed any further.
     fn request_end(&mut self, key: Key, end: End);
     /// A response begins whose request was not seen, for this reason.
     fn unasked(&mut self, _key: Key, _reason: Reason) {}
@@ -84,7 +91,7 @@ pub trait Sink {
     fn response_data(&mut self, key: Key, data: Piece<'_>);
     /// Fields after its body.
     fn trailers(&mut self, _key: Key, _headers: &[Header<'_>]) {}
-    /// It ended. The key is not used again.
+    /// It ended. The key is not used again once both have.
     fn response_end(&mut self, key: Key, end: End);
     /// Bytes came back that belong to no response head that was seen.
     fn orphan(&mut self, reason: Reason);

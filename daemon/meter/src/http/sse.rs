@@ -78,6 +78,11 @@ impl Sse {
                         if usize::from(self.mark) == MARK.len() {
                             self.place = Place::Line;
                         }
+                    } else if self.mark > 0 {
+                        // The name of a field that nobody knows begins with a part of it.
+                        self.field.clear();
+                        self.field.push(&MARK);
+                        self.place = Place::Field;
                     } else {
                         self.place = Place::Line;
                     }

@@ -269,7 +269,13 @@ impl Open {
         if !data.is_empty() {
             self.exchange.timing.first_byte.get_or_insert(now);
         }
-        let Some(answer) = &mut self.answer else { return };
+        let Some(answer) = &mut self.answer else {
+            // Either nobody reads it, or its head was not seen, and then nobody knows what else.
+            if !data.is_empty() {
+                self.unreadable.get_or_insert(Reason::Gap);
+            }
+            return;
+        };
         if let Piece::Bytes([first, ..]) = data
             && let Some(budget) = self.coding_unknown.take()
         {

@@ -254,9 +254,23 @@ fn content_codings_are_undone() {
         encoder.write_all(bytes).and_then(|()| encoder.finish()).unwrap_or_default()
     };
     let zstd = |bytes: &[u8]| zstd::encode_all(bytes, 3).unwrap_or_default();
+    // A frame that is passed over (RFC 8878, 3.1.2), and blocks that are not compressed (RFC 7932, 9.2).
+    let skipped = [0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, b'x', b'y', b'z'];
+    let stored = |bytes: &[u8]| {
+        let mut coded: Vec<u8> = Vec::new();
+        for (at, block) in bytes.chunks(1 << 16).enumerate() {
+            // The stream begins with a bit for its window.
+            let head = (((1 << 16) | (block.len() as u32 - 1)) << 3) << u32::from(at == 0);
+            coded.extend(&head.to_le_bytes()[..3]);
+            coded.extend(block);
+        }
+        coded.push(3);
+        coded
+    };
     let mut named = vec![0x1f, 0x8b, 8, 8 | 4 | 16 | 2, 0, 0, 0, 0, 0, 3, 2, 0, 9, 9];
     named.extend_from_slice(b"name\0comment\0\x01\x02");
     named.extend_from_slice(&gzip(plain)[10..]);
+    let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
     for (coding, body) in [
         ("gzip", gzip(plain)),
         ("x-gzip", named),
@@ -264,16 +278,37 @@ fn content_codings_are_undone() {
         ("gzip", [gzip(plain), vec![0; 20]].concat()),
         ("deflate", zlib(plain)),
         ("deflate", raw(plain)),
+        ("br", stored(plain)),
         ("zstd", zstd(plain)),
+        ("zstd", [zstd(&plain[..40]), skipped.to_vec(), zstd(&plain[40..]), skipped.to_vec()].concat()),
         ("gzip, zstd", zstd(&gzip(plain))),
+        ("gzip\r\ncontent-encoding: zstd", zstd(&gzip(plain))),
+        ("gzip,\r\n\tzstd", zstd(&gzip(plain))),
         ("zstd,deflate , identity", raw(&zstd(plain))),
     ] {
         for cuts in [&[usize::MAX] as &[usize], &[1430, 1, 90], &[16_384]] {
             let fields = format!("Content-Encoding: {coding}\r\n");
-            let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
             let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), cuts);
             assert_eq!(summary(outcome.one()), CASES[0].expected, "{coding}");
         }
+    }
+    // Coded for the way, and in chunks or until the connection ends.
+    for (fields, body) in [
+        ("Transfer-Encoding: gzip, chunked\r\n", chunked("", &gzip(plain), 3000)),
+        (
+            "Transfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n",
+            chunked("", &gzip(plain), 3000),
+        ),
+        (
+            "Content-Encoding: zstd\r\nTransfer-Encoding: deflate, chunked\r\n",
+            chunked("", &zlib(&zstd(plain)), 3000),
+        ),
+        ("Transfer-Encoding: gzip\r\nContent-Length: 5\r\n", [b"\r\n\r\n", gzip(plain).as_slice()].concat()),
+    ] {
+        let body_at = body.windows(4).position(|end| end == b"\r\n\r\n").expect("a head") + 4;
+        let received = [format!("HTTP/1.1 200 OK\r\n{fields}\r\n").as_bytes(), &body[body_at..]].concat();
+        let outcome = call("api.openai.com", sent, &received, &[777]);
+        assert_eq!(summary(outcome.one()), CASES[0].expected, "{fields}");
     }
     for (coding, body, reason) in [
         ("gzip", plain.to_vec(), Reason::Undecodable),
@@ -283,7 +318,6 @@ fn content_codings_are_undone() {
         ("zstd", vec![0xff; 40], Reason::Undecodable),
     ] {
         let fields = format!("Content-Encoding: {coding}\r\n");
-        let sent = b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 2\r\n\r\n{}";
         let outcome = call("api.openai.com", sent, &answer(200, &fields, &body), &[9]);
         assert_eq!(outcome.one().reason, Some(reason), "{coding}");
     }

@@ -670,7 +670,7 @@ proptest! {
                     };
                     prop_assert!(honest, "{} {damage:?} {framing:?}: {reason:?}", form.name);
                     // That the provider reported nothing can only be said of what was seen to its end.
-                    let cut = !matches!(damage, Damage::Hole(..)) && status.is_some() && !by_close;
+                    let cut = matches!(damage, Damage::Hole(..)) || (status.is_some() && !by_close);
                     prop_assert!(!cut || reason != Some(Reason::NotReported), "{} {framing:?} {damage:?}", form.name);
                 }
             }

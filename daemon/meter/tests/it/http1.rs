@@ -106,6 +106,16 @@ fn messages_are_framed_and_paired() {
             vec!["200 3,4,-,-,- ok"],
         ),
         (
+            "not until the connection ends, on which the client asks again",
+            vec![
+                Do::Sent(ask()),
+                Do::Received(text("HTTP/1.1 205 Reset Content\r\n\r\n")),
+                Do::Sent(ask()),
+                Do::Received(reply(1, 2)),
+            ],
+            vec!["205 -,-,-,-,- undecodable", "200 1,2,-,-,- ok"],
+        ),
+        (
             "until the connection ends, cut",
             vec![
                 Do::Sent(ask()),
@@ -314,20 +324,59 @@ fn holes_stay_with_their_message() {
 fn a_length_is_digits() {
     let body = usage(1, 2);
     let both = ["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"];
-    for (sign, request, response) in [
-        ("", both, both),
-        ("0", both, both),
-        ("+", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
-        ("-", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
-        ("0x", ["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]),
+    let lost = (["200 -,-,-,-,- not_http", both[1]], ["200 -,-,-,-,- undecodable", both[1]]);
+    for (length, (request, response)) in [
+        ("N", (both, both)),
+        ("0N", (both, both)),
+        (" N\t", (both, both)),
+        // The same many times, in one field or in many (RFC 9110, 8.6).
+        ("N, N", (both, both)),
+        ("N\r\ncontent-length: N", (both, both)),
+        ("N,7", lost),
+        ("N\r\nContent-Length: 7", lost),
+        ("", lost),
+        ("+N", lost),
+        ("-N", lost),
+        ("0xN", lost),
+        ("N N", lost),
+        ("99999999999999999999", lost),
     ] {
-        let asked = format!("{CALL}Content-Length: {sign}13\r\n\r\n{{\"model\":\"m\"}}");
-        let answered = format!("HTTP/1.1 200 OK\r\nContent-Length: {sign}{}\r\n\r\n{body}", body.len());
+        let said = |digits: usize| length.replace('N', &digits.to_string());
+        let asked = format!("{CALL}Content-Length: {}\r\n\r\n{{\"model\":\"m\"}}", said(13));
+        let answered = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", said(body.len()));
         let again = || [Do::Sent(ask()), Do::Received(reply(3, 4))];
         let asks = [Do::Sent(text(&asked)), Do::Received(reply(1, 2))];
         check(&asked, &asks.into_iter().chain(again()).collect::<Vec<_>>(), &request);
         let answers = [Do::Sent(ask()), Do::Received(text(&answered))];
         check(&answered, &answers.into_iter().chain(again()).collect::<Vec<_>>(), &response);
+    }
+}
+
+/// What is no size of a chunk loses its message, and what is one whatever follows it does not.
+#[test]
+fn a_size_is_hex_digits() {
+    let body = usage(1, 2);
+    let both = ["200 1,2,-,-,- ok", "200 3,4,-,-,- ok"];
+    let lost = ["200 -,-,-,-,- undecodable", both[1]];
+    for (size, expected) in [
+        ("N", both),
+        ("000N", both),
+        ("N ", both),
+        ("N;", both),
+        ("N ; a=b;c=\"d;\\\"e\"", both),
+        ("0xN", lost),
+        ("Nx", lost),
+        ("+N", lost),
+        (" N", lost),
+        ("", lost),
+        ("fffffffffffffffff", lost),
+    ] {
+        let size = size.replace('N', &format!("{:x}", body.len()));
+        let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+        let answered = format!("{head}{size}\r\n{body}\r\n0;last\r\nX-A: 1\r\nX-B: 0\r\n\r\n");
+        let script =
+            [Do::Sent(ask()), Do::Received(text(&answered)), Do::Sent(ask()), Do::Received(reply(3, 4))];
+        check(&size, &script, &expected);
     }
 }
 

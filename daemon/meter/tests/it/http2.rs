@@ -249,6 +249,25 @@ fn holes_stay_with_their_stream() {
             vec!["200 -,-,-,-,- gap", "200 3,2,-,-,- ok"],
         ),
         (
+            "a response head: whatever is in the data, nobody knows what came before",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Lose(Received, head(1).len() as u64),
+                Do::Received(frame(0, 1, 1, body.as_bytes())),
+                Do::Received(reply(3, 3)),
+            ],
+            vec!["- -,-,-,-,- gap", "200 3,2,-,-,- ok"],
+        ),
+        (
+            "a response whose end is not seen either",
+            vec![
+                Do::Sent([PREFACE, &ask(1), &ask_again(3)].concat()),
+                Do::Lose(Received, answer.len() as u64),
+                Do::Received(reply(3, 3)),
+            ],
+            vec!["- -,-,-,-,- gap", "200 3,2,-,-,- ok"],
+        ),
+        (
             "a request head: answers are read without it",
             vec![
                 Do::Sent([PREFACE, &ask(1)].concat()),
@@ -334,6 +353,17 @@ fn a_connection_joined_late_is_read_from_the_next_frame() {
         (
             "an answer to a call from before",
             vec![Do::Received(reply(7, 3)), Do::Sent(ask(9)), Do::Received(reply(9, 7))],
+            vec!["200 -,-,-,-,- late_attach", "200 7,2,-,-,- ok"],
+        ),
+        (
+            "the end of a request from before, in trailers that cannot be decoded",
+            vec![
+                Do::Received(head(7)),
+                Do::Sent(frame(1, 5, 7, &[0x80 | 70])),
+                Do::Received(frame(0, 1, 7, usage(7).as_bytes())),
+                Do::Sent(ask(9)),
+                Do::Received(reply(9, 7)),
+            ],
             vec!["200 -,-,-,-,- late_attach", "200 7,2,-,-,- ok"],
         ),
     ] {

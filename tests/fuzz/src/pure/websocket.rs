@@ -10,25 +10,35 @@ use meter::pipeline::Direction;
 use super::{Step, steps};
 
 /// A WebSocket after its handshake: cut anywhere, same messages, as long as the place is not lost (it is found again at
-/// the beginning of a piece).
+/// the beginning of a piece). And one of whose handshake the answer, or all, was not seen.
 pub fn websocket(data: &[u8]) {
     let [flags, size, rest @ ..] = data else { return };
-    let extension = match flags % 3 {
+    let extension = match (flags & 0x3f) % 3 {
         0 => "x-none",
         1 => "permessage-deflate",
         _ => "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
     };
-    let handshake = format!(
+    let answer = format!(
         "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nSec-WebSocket-Extensions: {extension}\r\n\r\n"
     );
-    let run = |size: usize| {
+    let (sent, received) = (Direction::Sent, Direction::Received);
+    let asked = (sent, Piece::Bytes(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"));
+    let handshake: &[_] = match flags >> 6 {
+        0 | 1 => &[asked, (received, Piece::Bytes(answer.as_bytes()))],
+        2 => &[asked, (received, Piece::Gap(100))],
+        _ => &[],
+    };
+    let run = |handshake: &[(Direction, Piece<'_>)], size: usize| {
         let (budget, mut tally, mut heard) = (Budget::new(), Tally::default(), Heard::default());
-        let mut protocol = Protocol::new(false);
+        let mut protocol = Protocol::new(handshake.is_empty());
+        let mut moved = 0;
         let mut push = |direction, piece: Piece<'_>| {
+            moved += piece.len();
             protocol.push(direction, piece, &budget, &mut tally, &mut heard);
         };
-        push(Direction::Sent, Piece::Bytes(b"GET / HTTP/1.1\r\nUpgrade: websocket\r\n\r\n"));
-        push(Direction::Received, Piece::Bytes(handshake.as_bytes()));
+        for (direction, piece) in handshake {
+            push(*direction, *piece);
+        }
         for step in steps(rest) {
             match step {
                 Step::Bytes(direction, bytes) => {
@@ -38,15 +48,21 @@ pub fn websocket(data: &[u8]) {
             }
         }
         protocol.finish(None, &mut tally, &mut heard);
+        assert_eq!(tally.seen, moved);
         assert!(tally.is_conserved(), "bytes unaccounted for: {tally:?}");
-        assert!(heard.over, "a WebSocket without end");
+        assert_eq!(heard.over, heard.begun, "a WebSocket without end");
+        assert!(heard.carried <= tally.seen, "more of messages than there was");
         let bound = EXPANSION_FLOOR.max((tally.seen + 1) * EXPANSION_RATIO_MAX) + DECODE_BUFFER as u64;
         assert!(heard.bytes <= 2 * bound, "expanded to {}", heard.bytes);
         (tally, heard)
     };
-    let (tally, whole) = run(usize::MAX);
+    let (tally, whole) = run(handshake, usize::MAX);
+    if flags >> 6 > 1 {
+        return;
+    }
+    assert!(whole.begun, "the handshake begins a WebSocket");
     if tally.lost.is_empty() {
-        let (tally, cut) = run(usize::from(*size).max(1));
+        let (tally, cut) = run(handshake, usize::from(*size).max(1));
         assert!(tally.lost.is_empty(), "{tally:?}");
         // How much of a damaged message is still handed out depends on the pieces; that it is damaged does not. The same
         // goes for one that never ends: the inflater hands out less of it when it was given less at a time.
@@ -72,6 +88,8 @@ struct Heard {
     messages: [Vec<Option<Vec<u8>>>; 2],
     open: [Open; 2],
     bytes: u64,
+    carried: u64,
+    begun: bool,
     over: bool,
 }
 
@@ -84,10 +102,17 @@ impl Sink for Heard {
     fn response_end(&mut self, _: Key, _: End) {}
     fn orphan(&mut self, _: Reason) {}
     fn converse(&mut self, _: Key) -> bool {
+        assert!(!std::mem::replace(&mut self.begun, true), "it begins twice");
         true
     }
+    fn overhear(&mut self, key: Key, _: Reason) -> bool {
+        self.converse(key)
+    }
+    fn carried(&mut self, _: Key, _: Direction, bytes: u64) {
+        self.carried += bytes;
+    }
     fn message(&mut self, _: Key, direction: Direction, part: Piece<'_>) {
-        assert!(!self.over, "a message after the end");
+        assert!(self.begun && !self.over, "a message before the beginning or after the end");
         let open = &mut self.open[usize::from(direction == Direction::Received)];
         let message = open.get_or_insert_with(|| Some(Vec::new()));
         match (part, message) {

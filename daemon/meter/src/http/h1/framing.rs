@@ -1,6 +1,6 @@
 //! How a body is delimited: by a length, in chunks, or by the end of the connection.
 
-use crate::http::{Header, header};
+use crate::http::{Header, list};
 
 /// How a body is delimited.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,24 +36,34 @@ pub(super) enum Progress {
 }
 
 impl Framing {
+    /// That of a request; `None` if nobody can say.
     pub(super) fn of_request(headers: &[Header<'_>]) -> Option<Framing> {
-        if is_chunked(headers) {
-            return Some(Framing::Chunked(Chunk::Size { value: 0, digits: 0 }));
-        }
-        match header(headers, "content-length") {
-            Some(text) => length(text).map(Framing::Length),
-            None => Some(Framing::Length(0)),
-        }
+        Framing::told(headers, Framing::Length(0))
     }
 
+    /// That of a response; `None` if nobody can say.
     pub(super) fn of_response(headers: &[Header<'_>]) -> Option<Framing> {
-        if is_chunked(headers) {
-            return Some(Framing::Chunked(Chunk::Size { value: 0, digits: 0 }));
+        Framing::told(headers, Framing::UntilClose)
+    }
+
+    /// What the fields say (RFC 9112, 6.3), or else `untold`.
+    fn told(headers: &[Header<'_>], untold: Framing) -> Option<Framing> {
+        let last = list(headers, "transfer-encoding").next_back();
+        match last.filter(|coding| !coding.eq_ignore_ascii_case("identity")) {
+            Some(coding) if coding.eq_ignore_ascii_case("chunked") => {
+                return Some(Framing::Chunked(Chunk::Size { value: 0, digits: 0 }));
+            }
+            // Whatever a length says, it is not that of the coded body.
+            Some(_) => return (untold == Framing::UntilClose).then_some(untold),
+            None => {}
         }
-        match header(headers, "content-length") {
-            Some(text) => length(text).map(Framing::Length),
-            None => Some(Framing::UntilClose),
+        // The same length said many times is one (RFC 9110, 8.6).
+        if !headers.iter().any(|field| field.name.eq_ignore_ascii_case("content-length")) {
+            return Some(untold);
         }
+        let mut lengths = list(headers, "content-length");
+        let first = lengths.next()?;
+        length(first).filter(|_| lengths.all(|other| other == first)).map(Framing::Length)
     }
 
     pub(super) fn gap(&mut self, bytes: u64) -> Progress {
@@ -121,7 +131,11 @@ impl Chunk {
                         return (at + 1, Progress::More);
                     }
                 }
-                (Chunk::Size { value, .. }, _) => *self = Chunk::Extension { value },
+                // What follows the digits is no part of the number, or they were none.
+                (Chunk::Size { value, .. }, b';' | b' ' | b'\t' | b'\r') => {
+                    *self = Chunk::Extension { value }
+                }
+                (Chunk::Size { .. }, _) => return (at + 1, Progress::Broken),
                 (Chunk::Extension { .. } | Chunk::DataEnd, b'\r') => {}
                 (Chunk::Extension { .. }, _) => {}
                 (Chunk::DataEnd, b'\n') => *self = Chunk::Size { value: 0, digits: 0 },
@@ -144,12 +158,4 @@ fn length(text: &str) -> Option<u64> {
 fn prefix(bytes: &[u8], left: u64) -> &[u8] {
     let len = usize::try_from(left).unwrap_or(usize::MAX).min(bytes.len());
     bytes.get(..len).unwrap_or_default()
-}
-
-fn is_chunked(headers: &[Header<'_>]) -> bool {
-    headers
-        .iter()
-        .rfind(|field| field.name.eq_ignore_ascii_case("transfer-encoding"))
-        .and_then(|field| std::str::from_utf8(field.value).ok())
-        .is_some_and(|value| value.rsplit(',').next().unwrap_or("").trim().eq_ignore_ascii_case("chunked"))
 }

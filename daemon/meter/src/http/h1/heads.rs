@@ -142,10 +142,17 @@ impl Connection {
 
     /// A request begins: makes its key and a place in the queue.
     pub(super) fn begin(&mut self, method: &str, tally: &mut Tally, sink: &mut impl Sink) -> Key {
-        if let Some(Receiving { asked: false, .. }) = self.receiving {
+        match self.receiving {
             // The client would have waited for its end: its framing says more than there is.
-            let why = self.unseen.unwrap_or(Reason::Gap);
-            self.lose_place(Direction::Received, why, tally, sink);
+            Some(Receiving { asked: false, .. }) => {
+                let why = self.unseen.unwrap_or(Reason::Gap);
+                self.lose_place(Direction::Received, why, tally, sink);
+            }
+            // Nor does it last until the connection ends, or there would be nothing to ask for.
+            Some(_) if matches!(self.received.state, State::Body(Framing::UntilClose)) => {
+                self.lose_place(Direction::Received, Reason::Undecodable, tally, sink);
+            }
+            _ => {}
         }
         if matches!(self.received.state, State::Skip(_)) && !self.received.held.is_empty() {
             self.report_orphan(sink);

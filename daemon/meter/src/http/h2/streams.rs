@@ -59,6 +59,10 @@ impl Connection {
                 }
             }
             Direction::Received => {
+                let end = match end {
+                    End::Complete if !open.responded => End::Cut(open.unfinished()),
+                    end => end,
+                };
                 // What the client still sends of an answered request is not followed.
                 if !open.request_ended {
                     sink.request_end(Key::from(stream), End::Cut(Reason::Interrupted));
@@ -77,7 +81,7 @@ impl Connection {
     }
 
     pub(super) fn request(&mut self, stream: u32, fields: &Fields, sink: &mut impl Sink) {
-        if stream <= self.newest {
+        if stream <= self.newest || self.earlier.as_ref().is_some_and(|told| told.contains(&stream)) {
             return; // Trailers, perhaps of a request that was answered before its end.
         }
         if fields.unknown == 0 && !fields.iter().any(|(name, _)| name == b":method") {
@@ -124,7 +128,10 @@ impl Connection {
         let known = self.streams.iter_mut().find(|open| open.id == stream);
         match (known, status) {
             (_, Some(100..200)) => return,
-            (Some(open), _) if open.responded => {
+            // Trailers, perhaps of a response of which a hole took the head.
+            (Some(open), status)
+                if open.responded || status.is_none() && (open.holed || fields.unknown == 0) =>
+            {
                 let mut headers = [httparse::EMPTY_HEADER; HEADERS_MAX];
                 return sink.trailers(Key::from(stream), plain(fields, &mut headers));
             }
@@ -136,7 +143,7 @@ impl Connection {
                     earlier.push(stream);
                 }
                 // Nothing that comes later opens it: it is told of once.
-                if stream > self.newest && self.first.is_some() {
+                if stream > self.newest && (self.first.is_some() || self.earlier.is_none()) {
                     self.newest = stream;
                 }
                 self.streams.push(Stream { id: stream, request_ended: true, responded: true, holed: false });
