@@ -261,7 +261,8 @@ fn plain_block(fields: &[Field], indexed: bool) -> Vec<u8> {
             integer(&mut block, 7, text.len());
             block.extend_from_slice(text.as_bytes());
         }
-        if indexed && at > 0 && !name.starts_with(':') {
+        // A coding that is named twice was applied twice.
+        if indexed && at > 0 && !name.starts_with(':') && name != "content-encoding" {
             block.push(0x80 | 62);
         }
     }
