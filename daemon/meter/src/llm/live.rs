@@ -1,7 +1,8 @@
 //! Dialects that are spoken over a WebSocket: one session, many answers.
 //!
 //! Each message is a JSON document of its own. OpenAI's Realtime API, Azure's Voice Live, xAI's voice API and Responses
-//! over a WebSocket name the kind of each message and report usage when an answer is over. Gemini Live reports usage in
+//! over a WebSocket name the kind of each message and report usage when an answer is over. OpenAI's Live API hands on the
+//! events of the responses that it has made. Gemini Live reports usage in
 //! the message that ends a turn.
 
 use std::sync::OnceLock;
@@ -58,9 +59,10 @@ pub enum Step {
     Aside,
 }
 
-const SESSION: [(&str, Field); 5] = [
+const SESSION: [(&str, Field); 6] = [
     ("/session/model", Field::Model),
     ("/response/usage/output_token_details/reasoning_tokens", Field::Count(Reasoning)),
+    ("/event/type", Field::Kind),
     // Of a transcription that is billed by the length of what was said.
     ("/usage/seconds", Field::Scaled(Detail::AudioInputMs, MS)),
     // xAI: "billable" is what the price per minute is for, the other one how long the answer takes to hear.
@@ -71,7 +73,13 @@ const SESSION: [(&str, Field); 5] = [
 /// OpenAI's Realtime API and those like it.
 pub static OPENAI: Dialect = Dialect {
     name: "openai_realtime",
-    paths: &[&openai_responses::WHOLE, &openai_responses::EVENT, &openai_responses::STREAM, &SESSION],
+    paths: &[
+        &openai_responses::WHOLE,
+        &openai_responses::EVENT,
+        &openai_responses::NESTED,
+        &openai_responses::STREAM,
+        &SESSION,
+    ],
     usage: openai_responses::DIALECT.usage,
     wire: Wire::Session(&OPENAI_TURNS),
     ..Dialect::TEXT
@@ -202,7 +210,11 @@ struct Hearing<'a> {
 impl Visitor<Field> for Hearing<'_> {
     fn value(&mut self, field: Field, value: Value<'_>) {
         match field {
-            Field::Kind => self.heard.step = text(value).map_or(Step::None, self.turns.step),
+            Field::Kind => match text(value).map_or(Step::None, self.turns.step) {
+                // What is handed on has the kind of its envelope, too.
+                Step::None => {}
+                step => self.heard.step = step,
+            },
             _ => self.heard.facts.take(self.dialect.merge, &[], field, value),
         }
     }

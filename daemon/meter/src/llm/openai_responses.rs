@@ -87,6 +87,8 @@ macro_rules! answer {
 
 pub(super) const WHOLE: [(&str, Field); 42] = answer!("");
 pub(super) const EVENT: [(&str, Field); 42] = answer!("/response");
+/// Of an event that stands in an event of a Live session.
+pub(super) const NESTED: [(&str, Field); 42] = answer!("/event/response");
 pub(super) const STREAM: [(&str, Field); 7] = [
     ("/type", Field::Kind),
     ("/delta", Field::Output),

@@ -42,6 +42,15 @@ fn answers_of_sessions() {
         ],
         "audio_input_ms=2500",
     );
+    // Responses that a Live session has made, whichever stands first: the event or its envelope's kind.
+    let created =
+        r#"{"event":{"type":"response.created","response":{"id":"r","usage":null}},"type":"response.event"}"#;
+    for done in [
+        r#"{"type":"response.event","event":{"type":"response.completed","response":{"status":"completed","usage":{"input_tokens":9,"output_tokens":4}}}}"#,
+        r#"{"event":{"response":{"usage":{"input_tokens":9,"output_tokens":4},"status":"completed"},"type":"response.completed"},"type":"response.event"}"#,
+    ] {
+        check("api.openai.com", "/v1/live/sessions", &[created, done], "in=9 out=4");
+    }
     check(
         "api.x.ai",
         "/v1/realtime",
