@@ -65,7 +65,11 @@ enum Bench {
     /// Loss under unthrottled 16 KB writes.
     Loss,
     /// Meter throughput and allocations beside copying, parsing, unframing and unpacking the same bytes.
-    Meter,
+    Meter {
+        /// Only shapes and recordings whose name contains this.
+        #[arg(long, default_value = "")]
+        only: String,
+    },
     /// Store ingest and query.
     Store,
     /// PSS of both processes, idle and loaded.
@@ -104,12 +108,12 @@ fn run(bench: &Bench, report: &mut Report) -> anyhow::Result<()> {
         Bench::Tap { seconds } => tap_share::run(*seconds, report),
         Bench::Latency { calls, no_litellm } => latency::run(*calls, !no_litellm, report),
         Bench::Loss => loss::run(report),
-        Bench::Meter => metering::run(report),
+        Bench::Meter { only } => metering::run(only, report),
         Bench::Store => ingest::run(report),
         Bench::Memory => memory::run(report),
         Bench::Exit { processes } => exit_time::run(*processes, report),
         Bench::All => {
-            metering::run(report)?;
+            metering::run("", report)?;
             ingest::run(report)?;
             app_cost::run(9, report)?;
             latency::run(100, true, report)?;

@@ -41,13 +41,13 @@ const SPAN: Duration = Duration::from_millis(1_500);
 /// Exchanges over which allocations are counted.
 const COUNTED: u64 = 200;
 
-/// Measures every shape, then the recordings.
-pub(crate) fn run(report: &mut Report) -> anyhow::Result<()> {
+/// Measures every shape, then the recordings, of which the name contains `only`.
+pub(crate) fn run(only: &str, report: &mut Report) -> anyhow::Result<()> {
     report.section("Meter, one core", "at least 0.5 x simd-json, above 1 on streamed answers");
-    for shape in calls::shapes()? {
-        measure(&shape, report)?;
+    for shape in calls::shapes()?.iter().filter(|shape| shape.name.contains(only)) {
+        measure(shape, report)?;
     }
-    recorded::run(report)
+    recorded::run(only, report)
 }
 
 fn measure(shape: &Shape, report: &mut Report) -> anyhow::Result<()> {

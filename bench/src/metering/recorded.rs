@@ -68,15 +68,15 @@ fn recordings() -> PathBuf {
     e2e::toolbox::workspace().join("../shared/corpus/exchanges.jsonl.gz")
 }
 
-/// Measures every selection, or says loudly that there is nothing to measure.
-pub(super) fn run(report: &mut Report) -> anyhow::Result<()> {
+/// Measures the selections whose name contains `only`, or says loudly that there is nothing to measure.
+pub(super) fn run(only: &str, report: &mut Report) -> anyhow::Result<()> {
     let path = recordings();
     report.section("Meter over recorded exchanges, one core, a connection for each", "");
     if !path.exists() {
         report.not_measured(&format!("there are no recordings at {}", path.display()));
         return Ok(());
     }
-    for selection in SELECTIONS {
+    for selection in SELECTIONS.iter().filter(|selection| selection.name.contains(only)) {
         selection.measure(&path, report)?;
     }
     Ok(())

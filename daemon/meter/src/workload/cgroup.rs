@@ -68,10 +68,7 @@ pub fn parse_proc_cgroup(text: &str) -> CgroupIdentity {
 
 /// The identity in one cgroup path.
 pub fn parse_path(path: &str) -> CgroupIdentity {
-    let path = match path.char_indices().nth(PATH_BYTES_MAX) {
-        Some((end, _)) => &path[..end],
-        None => path,
-    };
+    let path = &path[..path.floor_char_boundary(PATH_BYTES_MAX)];
     let mut found = CgroupIdentity { path: path.into(), ..CgroupIdentity::default() };
     // What the parent segments say of an id that does not name its runtime.
     let mut parent = Parent::default();
@@ -336,6 +333,13 @@ mod tests {
         check(&["5:cpu:/x", "0::/y"], "- - - - -", "/y");
         check(&[""], "- - - - -", "");
         check(&["nonsense", "1:two", "0::/z"], "- - - - -", "/z");
+    }
+
+    #[test]
+    fn no_more_than_a_page_of_a_path_is_looked_at() {
+        // Each of three bytes, so that the border lies inside of one.
+        let found = parse_path(&format!("/a{}/x.service", "\u{20ac}".repeat(1_400)));
+        assert_eq!((found.path.len(), found.unit), (4_094, None));
     }
 
     proptest! {

@@ -41,7 +41,7 @@ impl WorkloadEvidence {
 pub struct Container {
     /// Full id as in the cgroup path.
     pub id: Box<str>,
-    /// `containerd`, `docker`, `podman`, `crio` or `unknown`.
+    /// `containerd`, `docker`, `podman`, `crio`, `ecs` or `unknown`.
     pub runtime: &'static str,
     /// Name.
     pub name: Option<Box<str>>,
