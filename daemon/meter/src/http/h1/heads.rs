@@ -281,6 +281,10 @@ impl Connection {
         if let Some(key) = key {
             sink.response(key, &ResponseHead { status, headers, whole: true });
         }
+        if status == 101 {
+            // Whatever it still had to say, it is no request any more.
+            self.end(Direction::Sent, End::Cut(Reason::Interrupted), sink);
+        }
         if status == 101
             && let (Some(key), Some(options)) = (key, ws::Options::of(headers))
             && sink.converse(key)
