@@ -34,12 +34,12 @@ const SELECTIONS: &[Selection] = &[
     Selection { name: "h1, event streams", pieces: http1, takes: |line| line.protocol == "sse" },
     Selection { name: "h2, event streams", pieces: http2, takes: |line| line.protocol == "sse" },
     Selection { name: "h1, gzip", pieces: http1, takes: is_gzip },
-    Selection { name: "WebSocket", pieces: |line| rendered(line, "ws"), takes: |_| true },
+    Selection { name: "WebSocket", pieces: |line| render::rendering(line, "ws"), takes: |_| true },
     Selection { name: "gRPC", pieces: |line| served(line, "grpc"), takes: |_| true },
 ];
 
 fn http1(line: &Line) -> Option<Pieces> {
-    rendered(line, "h1")
+    render::rendering(line, "h1")
 }
 
 fn http2(line: &Line) -> Option<Pieces> {
@@ -53,14 +53,9 @@ fn is_gzip(line: &Line) -> bool {
 /// RFC 1952, 2.3.1.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
 
-/// As the conformance run has it under this name.
-fn rendered(line: &Line, wanted: &str) -> Option<Pieces> {
-    render::renderings(line).into_iter().find(|(name, _)| *name == wanted)?.1
-}
-
 /// As HTTP/2, if the conformance run has it under this name: heads are packed in all of them.
 fn served(line: &Line, wanted: &str) -> Option<Pieces> {
-    rendered(line, wanted).map(|_| render::served_as_http2(line))
+    render::rendering(line, wanted).map(|_| render::together_as_http2(&[line]))
 }
 
 /// Where the recordings are.

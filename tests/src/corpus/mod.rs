@@ -125,11 +125,6 @@ impl Line {
             Some(_) => self.dialect() == Some(wanted),
         }
     }
-
-    /// Whether the user selected it by name.
-    pub fn is_selected(&self, dialects: &[String]) -> bool {
-        self.expected.is_some() && dialects.iter().any(|wanted| self.is_dialect(wanted))
-    }
 }
 
 fn string(value: &Value) -> String {

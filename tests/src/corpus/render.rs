@@ -8,9 +8,8 @@ use super::heads::Packer;
 /// Pieces of both directions, in the order in which a process sees them.
 pub type Pieces = Vec<(Direction, Vec<u8>)>;
 
-/// Every rendering of `line` that is built; `None` for one that is not. Of HTTP/2, half the exchanges have their heads
-/// plain and half packed.
-pub fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
+/// Every rendering of `line`. Of HTTP/2, half the exchanges have their heads plain and half packed.
+pub fn renderings(line: &Line) -> Vec<(&'static str, Pieces)> {
     if line.protocol == "websocket" {
         return super::websocket::renderings(line);
     }
@@ -19,21 +18,22 @@ pub fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
     if line.protocol == "grpc" {
         let whole = http2(&mut random, line, packed);
         let cut = cut_all(&mut random, &whole);
-        return vec![("grpc", Some(whole)), ("grpc-cut", Some(cut))];
+        return vec![("grpc", whole), ("grpc-cut", cut)];
     }
     let whole = vec![(Sent, request(line)), (Received, response(line))];
     let cut = cut_all(&mut random, &whole);
     let whole2 = http2(&mut random, line, packed);
     let cut2 = cut_all(&mut random, &whole2);
-    vec![("h1", Some(whole)), ("h1-cut", Some(cut)), ("h2", Some(whole2)), ("h2-cut", Some(cut2))]
+    vec![("h1", whole), ("h1-cut", cut), ("h2", whole2), ("h2-cut", cut2)]
 }
 
-/// As HTTP/2 with packed heads, as all clients and servers send them; gRPC ends with trailers.
-pub fn served_as_http2(line: &Line) -> Pieces {
-    http2(&mut Random::new(&line.id), line, true)
+/// The rendering of this name.
+pub fn rendering(line: &Line, wanted: &str) -> Option<Pieces> {
+    renderings(line).into_iter().find(|(name, _)| *name == wanted).map(|(_, pieces)| pieces)
 }
 
-/// Exchanges on streams of one connection, as HTTP/2 with packed heads.
+/// Exchanges on streams of one connection, as HTTP/2 with packed heads, as all clients and servers send them; gRPC ends
+/// with trailers.
 pub fn together_as_http2(lines: &[&Line]) -> Pieces {
     let id: String = lines.iter().map(|line| line.id.as_str()).collect();
     connection(&mut Random::new(&id), lines, true)

@@ -6,12 +6,12 @@ use super::Line;
 use super::render::{Pieces, Random, authority_and_target, cut_all};
 
 /// As plain frames, and as frames that are deflated, fragmented, interleaved with control frames and cut.
-pub(super) fn renderings(line: &Line) -> Vec<(&'static str, Option<Pieces>)> {
+pub(super) fn renderings(line: &Line) -> Vec<(&'static str, Pieces)> {
     let mut random = Random::new(&line.id);
     let plain = session(line, &mut random, false);
     let packed = session(line, &mut random, true);
     let cut = cut_all(&mut random, &packed);
-    vec![("ws", Some(plain)), ("ws-cut", Some(cut))]
+    vec![("ws", plain), ("ws-cut", cut)]
 }
 
 fn session(line: &Line, random: &mut Random, packed: bool) -> Pieces {

@@ -67,10 +67,9 @@ pub(crate) fn run(lines: &[Line], rounds: u32, show: usize) -> Tally {
     tally
 }
 
-/// The pieces of a rendering in the order in which they travel.
+/// The pieces of a rendering, none if the line has no such.
 fn whole(line: &Line, rendering: &str) -> Pieces {
-    let found = render::renderings(line).into_iter().find(|(name, _)| *name == rendering);
-    found.and_then(|(_, pieces)| pieces).unwrap_or_default()
+    render::rendering(line, rendering).unwrap_or_default()
 }
 
 fn connection(
