@@ -296,16 +296,24 @@ mod tests {
         let ours = std::os::fd::OwnedFd::from(stream.try_clone().expect("clone"));
         let child = std::process::Command::new("/bin/cat").stdin(std::process::Stdio::from(ours)).spawn();
         let mut child = child.expect("cat");
-        let found = inventory(Path::new("/proc"));
         let port = stream.local_addr().expect("address").port();
-        let connection =
-            found.connections.iter().find(|c| c.process.pid == child.id() && c.tuple.local_port == port);
-        let image = found.images.iter().find(|image| image.process.pid == child.id());
+        let started = std::time::Instant::now();
+        let found = loop {
+            let found = inventory(Path::new("/proc"));
+            let has_child = |c: &Connection| c.process.pid == child.id() && c.tuple.local_port == port;
+            let started_at = found.connections.iter().find(|c| has_child(c)).map(|c| c.process.start_ticks);
+            let image = found.images.iter().find(|image| image.process.pid == child.id());
+            // Its loader maps the libraries one after the other.
+            let resolver =
+                |image: &Image| image.mappings.iter().any(|m| m.likelihood() == Likelihood::Resolver);
+            let found = (started_at, image.is_some_and(resolver));
+            if matches!(found, (Some(_), true)) || started.elapsed().as_secs() >= 10 {
+                break found;
+            }
+        };
         child.kill().expect("kill");
         child.wait().expect("wait");
-        let connection = connection.expect("the connection");
-        assert!(connection.process.start_ticks > 0);
-        assert!(image.expect("the image").mappings.iter().any(|m| m.likelihood() == Likelihood::Resolver));
+        assert!(matches!(found, (Some(1..), true)), "{found:?}");
     }
 
     proptest! {

@@ -60,7 +60,7 @@ fn open(home: &Home) -> Stores {
         rollups_age: std::time::Duration::from_nanos(HOUR_NS),
         ..Retention::default()
     };
-    crate::open(home.prepare_when_free(), Options { retention: keep, ..options() })
+    home.open_with(Options { retention: keep, ..options() })
 }
 
 fn reader(stores: &Stores) -> TenantReader {

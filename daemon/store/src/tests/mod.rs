@@ -36,7 +36,21 @@ impl Home {
     }
 
     fn open(&self) -> Stores {
-        crate::open(self.prepare_when_free(), options())
+        self.open_with(options())
+    }
+
+    /// Waits for the locks of the databases, too.
+    fn open_with(&self, options: Options) -> Stores {
+        let started = std::time::Instant::now();
+        loop {
+            let stores = crate::open(self.prepare_when_free(), options.clone());
+            let locked = stores.states().iter().any(|state| state.detail.contains("acquire lock"));
+            if !locked || started.elapsed().as_secs() >= 10 {
+                return stores;
+            }
+            drop(stores);
+            std::thread::yield_now();
+        }
     }
 
     /// Waits for the lock: a process that another test starts holds copies of all descriptors until its exec.

@@ -23,7 +23,7 @@ fn hours(hours: u64) -> Duration {
 fn open(home: &Home, retention: Retention) -> Stores {
     // The other tenant keeps everything.
     let retention_of = vec![(tenant(TENANTS[0]), retention)];
-    crate::open(home.prepare_when_free(), Options { retention_of, ..options() })
+    home.open_with(Options { retention_of, ..options() })
 }
 
 fn keep(records: u64, rollups: u64, bytes: u64) -> Retention {
