@@ -111,9 +111,8 @@ impl Connection {
     fn unasked(&self, stream: u32) -> Option<Reason> {
         let before = self.first.is_none_or(|first| stream < first);
         match &self.earlier {
-            Some(earlier) if before => {
-                (earlier.len() < STREAMS_MAX && !earlier.contains(&stream)).then_some(Reason::LateAttach)
-            }
+            Some(earlier) if earlier.contains(&stream) => None,
+            Some(earlier) if before => (earlier.len() < STREAMS_MAX).then_some(Reason::LateAttach),
             _ => (stream > self.newest).then_some(Reason::Gap),
         }
     }
@@ -139,12 +138,10 @@ impl Connection {
             // A response whose request was not seen.
             (None, Some(_)) => {
                 let Some(reason) = unasked else { return };
-                if let Some(earlier) = &mut self.earlier {
-                    earlier.push(stream);
-                }
                 // Nothing that comes later opens it: it is told of once.
-                if stream > self.newest && (self.first.is_some() || self.earlier.is_none()) {
-                    self.newest = stream;
+                match &mut self.earlier {
+                    Some(earlier) if stream < self.newest || self.first.is_none() => earlier.push(stream),
+                    _ => self.newest = stream,
                 }
                 self.streams.push(Stream { id: stream, request_ended: true, responded: true, holed: false });
                 sink.unasked(Key::from(stream), reason);
