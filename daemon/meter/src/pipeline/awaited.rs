@@ -35,7 +35,7 @@ impl Awaited {
     }
 
     /// The answer of this id is to be fetched later.
-    pub(super) fn expect(&self, provider: &str, id: u128, now: Moment) {
+    pub(super) fn remember(&self, provider: &str, id: u128, now: Moment) {
         let answer = self.hash(provider, id);
         let mut table = self.table.lock().unwrap_or_else(PoisonError::into_inner);
         table.forget(now);
@@ -95,13 +95,13 @@ mod tests {
             assert_eq!(awaited.arrives(provider, id, Moment(now)), expected, "{provider} {id} at {now}");
         };
         arrives("openai", 7, 1, false);
-        awaited.expect("openai", 7, Moment(2));
-        awaited.expect("openai", 7, Moment(3));
+        awaited.remember("openai", 7, Moment(2));
+        awaited.remember("openai", 7, Moment(3));
         arrives("azure", 7, 4, false);
         arrives("openai", 8, 4, false);
         arrives("openai", 7, 4, true);
         arrives("openai", 7, 5, false);
-        awaited.expect("openai", 9, Moment(10));
+        awaited.remember("openai", 9, Moment(10));
         arrives("openai", 9, 11 + AWAITED_NS, false);
     }
 
@@ -109,7 +109,7 @@ mod tests {
     fn what_is_awaited_is_bounded() {
         let awaited = awaited();
         for id in 0..2 * AWAITED_MAX as u64 {
-            awaited.expect("openai", id.into(), Moment(id));
+            awaited.remember("openai", id.into(), Moment(id));
         }
         let table = awaited.table.lock().expect("no panic while it was held");
         assert_eq!((table.since.len(), table.by_time.len()), (AWAITED_MAX, AWAITED_MAX));

@@ -364,7 +364,7 @@ impl Open {
             if let Some(id) = facts.id {
                 let awaited = attempt.awaited();
                 match (exchange.inference, facts.is_pending()) {
-                    (true, true) => awaited.expect(&exchange.provider, id, over_at),
+                    (true, true) => awaited.remember(&exchange.provider, id, over_at),
                     (false, false) if usage.1 == Verdict::Whole => {
                         exchange.inference = awaited.arrives(&exchange.provider, id, over_at);
                     }

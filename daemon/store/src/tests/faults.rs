@@ -286,7 +286,7 @@ fn flipped_bits_harm_one_tenant_at_most() {
 fn a_row_that_does_not_verify_is_counted_and_left_out() {
     let home = furnished();
     let truth = records(ONE, 300);
-    let database = sled::open(home.layout().state_dir.join("tenants/ads/db")).unwrap();
+    let database = home.database(ONE);
     let mut harmed = 0;
     for (index, row) in database.iter().flatten().enumerate() {
         let (key, mut value) = (row.0, row.1.to_vec());
@@ -350,6 +350,18 @@ fn nothing_that_was_stored_can_be_read_from_the_disk() {
         let found = fs::read(file).unwrap().windows(32).any(|window| window == &key[24..56]);
         assert!(!found, "the wrapping key is in {}", file.display());
     }
+}
+
+/// What [`Home::open_with`] waits for is told, and harms nothing.
+#[test]
+fn a_database_that_another_holds_is_named_and_not_set_aside() {
+    let home = furnished();
+    let held = home.database(ONE);
+    let stores = crate::open(home.prepare_when_free(), options());
+    let state = &stores.states()[0];
+    assert!(state.detail.contains("acquire lock"), "{}", state.detail);
+    drop((stores, held));
+    assert_eq!(listed(&home.open(), ONE), 300);
 }
 
 #[test]

@@ -169,7 +169,7 @@ fn expired_commits_are_forgotten() {
     stores.upkeep(UnixNanos(EPOCH_NS + 100 * HOUR_NS));
     let end = reader(&stores).end();
     drop(stores);
-    let database = sled::open(home.layout().state_dir.join("tenants").join(NAME).join("db")).unwrap();
+    let database = home.database(NAME);
     assert_eq!(database.scan_prefix(b"c").count() + database.scan_prefix(b"r").count(), 0);
     drop(database);
     let stores = open(&home);

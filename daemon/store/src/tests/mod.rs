@@ -53,6 +53,18 @@ impl Home {
         }
     }
 
+    /// The database of a tenant whose store is closed; waits for its lock.
+    fn database(&self, tenant: &str) -> sled::Db {
+        let path = self.layout().state_dir.join("tenants").join(tenant).join("db");
+        let started = std::time::Instant::now();
+        loop {
+            match sled::open(&path) {
+                Err(sled::Error::Io(_)) if started.elapsed().as_secs() < 10 => std::thread::yield_now(),
+                other => return other.unwrap(),
+            }
+        }
+    }
+
     /// Waits for the lock: a process that another test starts holds copies of all descriptors until its exec.
     fn prepare_when_free(&self) -> Prepared {
         let started = std::time::Instant::now();

@@ -67,42 +67,40 @@ pub(crate) fn compare(line: &Line, seen: &Seen) -> Verdict {
     };
     let mut differences = usage(expected, exchange, inference);
     let reason = exchange.reason;
-    if exchange.dialect.is_some() {
-        // Scrubbed recordings have account numbers replaced in what they expect, not everywhere in the URL.
-        let plain = |text: &str| if line.scrubbed { without_accounts(text) } else { text.to_owned() };
-        let text = |key: &str| expected[key].as_str().map(plain);
-        let mut same = |what, wanted: Option<String>, got: Option<String>| {
-            if wanted != got {
-                let show = |text: Option<String>| text.unwrap_or_else(|| "nothing".to_owned());
-                differences.push(difference(what, &show(wanted), &show(got), reason));
-            }
-        };
-        same("model", text("model"), drive::model(exchange).map(plain));
-        // Of a request that is not JSON to the letter a recording knows no model, although the provider took it.
-        let stated = text("request_model");
-        let unread = stated.is_none() && serde_json::from_slice::<Value>(&line.request_body).is_err();
-        if !unread {
-            same("requested_model", stated, exchange.requested_model.as_deref().map(plain));
+    // Scrubbed recordings have account numbers replaced in what they expect, not everywhere in the URL.
+    let plain = |text: &str| if line.scrubbed { without_accounts(text) } else { text.to_owned() };
+    let text = |key: &str| expected[key].as_str().map(plain);
+    let mut same = |what, wanted: Option<String>, got: Option<String>| {
+        if wanted != got {
+            let show = |text: Option<String>| text.unwrap_or_else(|| "nothing".to_owned());
+            differences.push(difference(what, &show(wanted), &show(got), reason));
         }
-        let streaming = expected["streaming"].as_bool().map(|streaming| streaming.to_string());
-        same("streaming", streaming, exchange.streaming.map(|streaming| streaming.to_string()));
-        facts(expected, exchange, &mut same);
-        let size = |bytes: usize| Some(bytes.to_string());
-        same(
-            "request_bytes",
-            size(line.request_body.len()),
-            exchange.request_bytes.map(|bytes| bytes.to_string()),
-        );
-        same(
-            "response_bytes",
-            size(line.travelled().len()),
-            exchange.response_bytes.map(|bytes| bytes.to_string()),
-        );
-        same("status", Some(line.status.to_string()), exchange.status.map(|status| status.to_string()));
-        // Recordings call a host that they cannot name after where it is.
-        if !matches!(line.provider.as_str(), "local" | "gateway") {
-            same("provider", Some(line.provider.clone()), Some(exchange.provider.to_string()));
-        }
+    };
+    same("model", text("model"), drive::model(exchange).map(plain));
+    // Of a request that is not JSON to the letter a recording knows no model, although the provider took it.
+    let stated = text("request_model");
+    let unread = stated.is_none() && serde_json::from_slice::<Value>(&line.request_body).is_err();
+    if !unread {
+        same("requested_model", stated, exchange.requested_model.as_deref().map(plain));
+    }
+    let streaming = expected["streaming"].as_bool().map(|streaming| streaming.to_string());
+    same("streaming", streaming, exchange.streaming.map(|streaming| streaming.to_string()));
+    facts(expected, exchange, &mut same);
+    let size = |bytes: usize| Some(bytes.to_string());
+    same(
+        "request_bytes",
+        size(line.request_body.len()),
+        exchange.request_bytes.map(|bytes| bytes.to_string()),
+    );
+    same(
+        "response_bytes",
+        size(line.travelled().len()),
+        exchange.response_bytes.map(|bytes| bytes.to_string()),
+    );
+    same("status", Some(line.status.to_string()), exchange.status.map(|status| status.to_string()));
+    // Recordings call a host that they cannot name after where it is.
+    if !matches!(line.provider.as_str(), "local" | "gateway") {
+        same("provider", Some(line.provider.clone()), Some(exchange.provider.to_string()));
     }
     if seen.lost > 0 {
         differences.push(difference("lost bytes", "0", &seen.lost.to_string(), reason));
